@@ -1,0 +1,45 @@
+"""digitlib: recognise handwriting from one page per class.
+
+In: pages and strips named ``{label}_{anything}.png``. Out: predictions, and evidence about them.
+The flow, a file a step: dataset, strips, patches, model, train, ensemble, evaluate, report.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__version__ = "0.1.0"
+
+# TensorFlow's start-up banner drowns what a reader came for; set TF_CPP_MIN_LOG_LEVEL to see it.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+ROOT = Path(os.environ.get("DIGITLIB_HOME", Path(__file__).resolve().parent.parent))
+DATA = ROOT / "data"
+REPORTS = ROOT / "reports"
+
+
+class Problem(ValueError):
+    """Something a user can mend: the message names the file or the setting, and the cure."""
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a path beside ``path`` to write to; rename it into place if the block succeeds.
+
+    A reader of ``path`` sees the old file or the new one, never half of one.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(
+        dir=path.parent, prefix=".partial-", suffix="".join(path.suffixes[-2:])
+    )
+    os.close(handle)
+    aside = Path(name)
+    try:
+        yield aside
+        aside.chmod(0o644)  # mkstemp makes it private; the finished file is an ordinary one
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)

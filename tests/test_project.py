@@ -1,0 +1,161 @@
+"""The project's own files agree with each other: packages, reasons, versions, notebooks.
+
+In: pyproject.toml, environment.yml, requirements.lock and the rest of the tree. Out: agreement.
+"""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+import digitlib
+from digitlib.parameters import notebook_parameters, read_profile, settled
+from digitlib.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+# What a module is called where its package is called otherwise.
+PACKAGE_OF = {
+    "bs4": "beautifulsoup4",
+    "cv2": "opencv-python-headless",
+    "HersheyFonts": "hershey-fonts",
+    "IPython": "ipykernel",  # which is built on it
+    "PIL": "pillow",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+}
+
+
+def name_of(requirement: str) -> str:
+    return re.match(r"[A-Za-z0-9._-]+", requirement)[0].lower().replace("_", "-")
+
+
+def wanted() -> dict[str, str]:
+    """Every package of pyproject.toml that the lock and conda have: {name: requirement}."""
+    project = PROJECT["project"]
+    listed = project["dependencies"] + project["optional-dependencies"]["dev"]
+    return {name_of(requirement): requirement for requirement in listed}
+
+
+def locked() -> dict[str, str]:
+    """{name: version} from requirements.lock; the last, where systems differ."""
+    return dict(re.findall(r"(?m)^([a-z0-9.-]+)==([^\s;]+)", LOCK))
+
+
+def test_conda_environment_names_the_same_packages():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    *conda, pip = environment["dependencies"]
+    options = [line for line in pip["pip"] if line.startswith("-")]
+    assert sorted(options) == ["-c requirements.lock", "-e ."]
+    requirements = [line for line in pip["pip"] if not line.startswith("-")]
+    assert {name_of(line): line for line in requirements} == wanted()
+    assert len(requirements) == len(wanted())  # none twice
+    assert f"python{PROJECT['project']['requires-python']}" in conda and "pip" in conda
+
+
+def test_every_line_of_the_conda_environment_has_its_reason():
+    lines = (ROOT / "environment.yml").read_text(encoding="utf-8").splitlines()
+    bare = [line for line in lines if line.strip() and not re.search(r"# \S.{4,}$", line)]
+    assert not bare
+
+
+def test_lock_pins_every_package_and_names_no_machine():
+    assert set(wanted()) <= set(locked())
+    assert {"setuptools", "wheel"} <= set(locked())  # they build the project, without the network
+    lines = [line for line in LOCK.splitlines() if not line.startswith("#")]
+    assert lines and all(re.fullmatch(r"[a-z0-9.-]+==[^ ;/@]+( ; .*)?", line) for line in lines)
+    assert "://" not in LOCK and "--" not in LOCK and str(Path.home()) not in LOCK
+
+
+def test_versions_agree():
+    assert PROJECT["project"]["version"] == digitlib.__version__
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    assert set(re.findall(r"ruff==([\d.]+)", hooks)) == {locked()["ruff"]}
+    low, high = re.findall(r"3\.(\d+)", PROJECT["project"]["requires-python"])
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert f"(3, {low}) <= sys.version_info < (3, {high})" in makefile
+    assert PROJECT["tool"]["ruff"]["target-version"] == f"py3{low}"
+
+
+def imports(source: str) -> set[str]:
+    """Top-level names of the packages that ``source`` imports, from this package none."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add(node.module)
+    return {name.partition(".")[0] for name in names} - {"digitlib"} - sys.stdlib_module_names
+
+
+def test_every_import_is_a_declared_dependency():
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "digitlib").glob("*.py")]
+    for path in NOTEBOOKS:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+        sources += [re.sub(r"(?m)^\s*[%!].*", "", cell) for cell in code]
+    declared = {name_of(requirement) for requirement in PROJECT["project"]["dependencies"]}
+    used = {PACKAGE_OF.get(name, name) for source in sources for name in imports(source)}
+    assert used <= declared | {"jax", "torch"}
+
+
+def test_importing_digitlib_is_instant():
+    heavy = "{'keras', 'tensorflow', 'cv2', 'numpy', 'pandas', 'papermill'}"
+    code = f"import digitlib, digitlib.__main__, sys; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "[]\n", done.stderr
+
+
+def test_package_data_is_declared():
+    patterns = PROJECT["tool"]["setuptools"]["package-data"]["digitlib"]
+    shipped = {path for pattern in patterns for path in (ROOT / "digitlib").glob(pattern)}
+    there = (p for p in (ROOT / "digitlib").rglob("*") if p.is_file() and p.parent.name[0] != "_")
+    assert {p for p in there if p.suffix != ".py" and not p.name.startswith(".")} <= shipped
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is_fit_to_commit(path):
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    parameters = notebook_parameters(path)
+    assert path.stat().st_size < 1_000_000
+    assert notebook["metadata"]["kernelspec"]["name"] == "python3"
+    assert {"DATASET", "RUN"} <= set(parameters) and all(p.help for p in parameters.values())
+    for line in (line for p in parameters.values() for line in [p.help]):
+        assert "=" not in line  # papermill --help-notebook would drop the parameter
+    needs = notebook["metadata"].get("digitlib", {}).get("needs", [])
+    assert set(needs) <= {p.stem for p in NOTEBOOKS if p < path}
+    errors = [o for c in notebook["cells"] for o in c.get("outputs", []) if "ename" in o]
+    assert not errors
+    assert os.fspath(ROOT) not in path.read_text(encoding="utf-8")  # no path of this machine
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "notebooks/profiles").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_profile_fits_the_notebooks(path):
+    declared = {notebook: notebook_parameters(notebook) for notebook in NOTEBOOKS}
+    if declared:
+        Settings.of(settled(read_profile(str(path)), declared))
+
+
+def test_ci_runs_exactly_make_test():
+    lines = (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()
+    assert lines[-1] == "exec make test" and os.access(ROOT / ".ci/run", os.X_OK)
+    assert len([line for line in lines if "make" in line and not line.startswith("#")]) == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the Makefile is for POSIX systems")
+def test_make_help_lists_every_target():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.search(r"(?m)^\.PHONY: (.*)$", makefile)[1].split())
+    done = subprocess.run(["make", "-s", "-C", ROOT], capture_output=True, text=True)
+    assert set(re.findall(r"(?m)^  make (\w+)", done.stdout)) == targets
