@@ -1,0 +1,266 @@
+"""Reads scans from disk, and refuses before any work starts what would fail or mislead later.
+
+In: a dataset folder (train/ and test/ with ``{label}_{anything}.png``), by name or path.
+Out: a Dataset of Pages, every image uint8 (h, w), 0 ink .. 255 paper, whatever the file format was.
+"""
+
+import contextlib
+import hashlib
+import os
+import unicodedata
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+import digitlib
+from digitlib import Problem
+from digitlib.fetch import CURES, missing_files
+
+GENERATED = ("digits", "hands")
+SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"}
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")  # told from the bytes; a suffix is not evidence
+MIN_SIDE = 32  # px; a line of writing does not fit in less
+MAX_PIXELS = 100_000_000  # about A4 at 1000 dpi; checked on the header, so that no bomb is decoded
+MAX_LISTED = 10  # files named in one error; the rest are counted
+NAMING = "{label}_{anything}.png (or jpg, tif, bmp, webp; a label has 1 to 64 characters)"
+
+
+@dataclass(frozen=True, eq=False)
+class Page:
+    """One scan: a training page or a test strip. ``label`` is what its file name claims."""
+
+    path: Path
+    label: str
+    image: np.ndarray  # (h, w) uint8, 0 ink .. 255 paper
+    inverted: bool  # the scan was white on black and has been turned
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Pages to learn from, and images to be tested on, sorted by file name."""
+
+    name: str
+    folder: Path
+    train: list[Page]
+    test: list[Page]
+    ignored: int  # entries of train/ and test/ that are not images
+
+    @property
+    def classes(self) -> list[str]:
+        """The labels that training pages exist for, sorted."""
+        return sorted({page.label for page in self.train})
+
+    @property
+    def inverted(self) -> list[str]:
+        """The files that were white on black, as ``train/01_a.png``."""
+        pages = [page.path for page in self.train + self.test if page.inverted]
+        return [f"{path.parent.name}/{path.name}" for path in pages]
+
+
+def load_dataset(
+    name_or_path: str | Path, classes: int = 70, seed: int = 1, progress: bool = True
+) -> Dataset:
+    """Read ``digits``, ``hands`` (both written on first use), ``reference`` or a folder.
+
+    A name wins over a folder of that name; write ``./digits`` for the folder. Everything is
+    checked before anything is returned, and a Problem lists all bad files at once. Links are
+    followed, out of the folder too: shared scans are often collected by links.
+    """
+    name, folder = _source(name_or_path, classes, seed, progress)
+    train, test = _images(folder / "train"), _images(folder / "test")
+    problems, trained = [], {label_of(path) for path in train}
+    for path in train + test:
+        if not label_of(path):
+            problems.append(f"{_shown(path)}: the name does not fit; rename it to {NAMING}")
+        elif label_of(path) not in trained:
+            problems.append(f"{_shown(path)}: no page in train/ has this label; add one")
+    pages, hashes, unreadable = _read_all(train + test, progress)
+    problems += unreadable
+    learnt = {hashes[path]: path for path in train if path in hashes}
+    for path in test:
+        if hashes.get(path) in learnt:
+            twin = _shown(learnt[hashes[path]])
+            problems.append(f"{_shown(path)}: the same bytes as {twin}; remove one of the two")
+    _raise(problems, folder)
+    entries = sum(1 for part in ("train", "test") for _ in (folder / part).iterdir())
+    n = len(train)
+    return Dataset(name, folder, pages[:n], pages[n:], ignored=entries - len(pages))
+
+
+def read_pages(paths: Iterable[str | Path], progress: bool = True) -> list[Page]:
+    """Read images given as files or folders of images; the label is "" where a name has none.
+
+    Raises Problem, naming all bad files at once, before anything is returned.
+    """
+    files = []
+    for path in map(Path, paths):
+        files += _images(path) if path.is_dir() else [path]
+    if not files:
+        raise Problem("no images to read; name an image file or a folder of images")
+    pages, _, unreadable = _read_all(files, progress)
+    _raise(unreadable, "the images")
+    return pages
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Decode one scan as (h, w) uint8, C-contiguous, 0 ink .. 255 paper; raises Problem.
+
+    Transparency lies on white, 16 bits scale to 8, EXIF rotation is applied, white on black is
+    turned, and of a file with several pages the first is read.
+    """
+    return _read(Path(path))[0].image
+
+
+def label_of(path: Path) -> str:
+    """What stands before the first underscore of the file name, or "" where that is no label."""
+    name = unicodedata.normalize("NFC", path.name)  # macOS decomposes accents, others do not
+    label, underscore, _ = name.partition("_")
+    fits = underscore and 0 < len(label) <= 64 and label == label.strip() and "\\" not in label
+    return label if fits and name.isprintable() else ""
+
+
+def _source(name_or_path: str | Path, classes: int, seed: int, progress: bool) -> tuple[str, Path]:
+    """The dataset's short name and its folder, generated where need be."""
+    name = str(name_or_path)
+    if name in GENERATED:
+        from digitlib.handwriting import folder_of, write_dataset  # only who generates pays this
+
+        folder = folder_of(name, classes, seed)
+        if not folder.is_dir():
+            write_dataset(name, folder, classes, seed, progress)
+        return name, folder
+    if name == "reference":
+        given, fetched = os.environ.get("DIGITLIB_REFERENCE"), digitlib.DATA / "reference"
+        if given and not Path(given).is_dir():
+            raise Problem(f"DIGITLIB_REFERENCE names {given}, which is no folder; {CURES}")
+        if not given and (missing := missing_files(fetched)):
+            raise Problem(f"{fetched} lacks {len(missing)} reference files; {CURES}")
+        return name, Path(given or fetched)
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        cure = "name digits, hands, reference, or a folder that holds train/ and test/"
+        raise Problem(f"{folder}: no such folder; {cure}")
+    return folder.resolve().name, folder
+
+
+def _images(folder: Path) -> list[Path]:
+    """The image files right in a folder, sorted; hidden files, other files, folders are not."""
+    if not folder.is_dir():
+        raise Problem(f"{folder}: no such folder; put images there, named {NAMING}")
+    try:
+        found = sorted(
+            path
+            for path in folder.iterdir()
+            if path.suffix.lower() in SUFFIXES and path.name[0] != "." and not path.is_dir()
+        )
+    except OSError as error:
+        raise Problem(f"{folder}: cannot be listed ({error.strerror}); mend its rights") from error
+    if not found:
+        raise Problem(f"{folder}: holds no images; put some there, named {NAMING}")
+    return found
+
+
+def _read_all(paths: list[Path], progress: bool) -> tuple[list[Page], dict[Path, str], list[str]]:
+    """The pages that can be read, the SHA-256 of each, and what is wrong with the others."""
+    pages, hashes, problems = [], {}, []
+    for path in tqdm(paths, desc="Reading", unit="image", delay=1, disable=not progress):
+        try:
+            page, hashes[path] = _read(path)
+            pages.append(page)
+        except Problem as problem:
+            problems.append(str(problem))
+    return pages, hashes, problems
+
+
+def _raise(problems: list[str], where: Path | str) -> None:
+    """Raise one Problem for all that was found, if anything was."""
+    if len(problems) == 1:
+        raise Problem(problems[0])
+    if problems:
+        more = len(problems) - MAX_LISTED
+        tail = [f"and {more} more"] if more > 0 else []
+        lines = [f"{where}: {len(problems)} problems", *problems[:MAX_LISTED], *tail]
+        raise Problem("\n  ".join(lines))
+
+
+def _shown(path: Path) -> str:
+    """The path as it can be printed: a name may hold control characters or undecodable bytes."""
+    return str(path) if str(path).isprintable() else ascii(str(path))[1:-1]
+
+
+def _read(path: Path) -> tuple[Page, str]:
+    """One image file as a Page, and the SHA-256 of its bytes; raises Problem."""
+    shown = _shown(path)
+    if not path.is_file():  # opening a pipe would wait for ever
+        raise Problem(f"{shown}: not there, or not a file (a broken link?); name an image file")
+    try:
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's remarks on metadata; what matters raises
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if file.tell() == 0:
+                raise Problem(f"{shown}: is empty (0 bytes); copy or export it again")
+            header = Image.open(file, formats=FORMATS)
+            width, height = header.size
+            if min(width, height) < MIN_SIDE:
+                small = (
+                    f"{width} x {height} px, under {MIN_SIDE} either way, hold no line of writing"
+                )
+                raise Problem(f"{shown}: {small}; scan it at a higher resolution")
+            if width * height > MAX_PIXELS:
+                raise Image.DecompressionBombError
+            header.verify()  # a PNG's checksums to the end mark, which decoding does not ask for
+            picture = Image.open(file, formats=FORMATS)
+            picture.load()  # all of it: a file that was cut off fails here
+            image = _grey(picture)
+    except Problem:
+        raise
+    except Image.DecompressionBombError as error:
+        limit = f"more than {MAX_PIXELS // 10**6} million pixels"
+        raise Problem(f"{shown}: is too large ({limit}); scan at 200 to 600 dpi") from error
+    except Image.UnidentifiedImageError as error:
+        raise Problem(f"{shown}: is damaged or none of {FORMATS}; export it again") from error
+    except Exception as error:  # a damaged file makes Pillow raise nearly anything
+        raise Problem(f"{shown}: cannot be read ({error}); copy or export it again") from error
+    inverted = _is_inverted(image)
+    return Page(path, label_of(path), 255 - image if inverted else image, inverted), digest
+
+
+def _grey(picture: Image.Image) -> np.ndarray:
+    """Any colour type as (h, w) uint8 grey on white, upright."""
+    tags = getattr(picture, "tag_v2", {})  # TIFF only, and lost on rotating
+    with contextlib.suppress(Exception):  # a damaged EXIF block is no reason to lose the scan
+        picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I;16"):
+        values, levels = np.array(picture, np.float32), 2 ** tags.get(258, (16,))[0] - 1
+        if tags.get(262) == 0:  # TIFF's WhiteIsZero, which Pillow undoes at 1 and 8 bits only
+            values = levels - values
+        values[values == picture.info.get("transparency", -1)] = levels
+        return np.rint(values * (255 / levels)).astype(np.uint8)
+    if picture.mode in ("I", "F"):
+        raise ValueError("32-bit pixels have no agreed white; save it with 8 or 16 bits")
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    if picture.mode not in ("1", "L", "P"):
+        picture = picture.convert("RGB")  # not every mode, CMYK for one, has a way straight to L
+    return np.array(picture.convert("L"))
+
+
+def _is_inverted(image: np.ndarray) -> bool:
+    """Whether an (h, w) uint8 scan shows white writing on black.
+
+    Ink covers 3 to 15 % of a page and, densely written, less than half; so two thirds must be
+    dark. And what stands out from its surroundings must be bright (the sign of the local
+    skewness), which it is not on an underexposed page, in a shadow, or on a black desk.
+    """
+    if (image < 128).mean() <= 2 / 3:
+        return False
+    window = max(31, min(image.shape) // 8)  # px; several strokes wide
+    local = image - cv2.blur(image, (window, window)).astype(np.float32)
+    return bool((local * local * local).mean() > 0)
