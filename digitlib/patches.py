@@ -1,0 +1,128 @@
+"""Patches: where they are placed on a strip, how they are cut, turned and varied.
+
+In: strips and settings. Out: batches (n, size, size, 1) uint8. A patch is cut and augmented in one
+resampling, straight from the strip, so that what turns into view is the page's own surroundings.
+"""
+
+import copy
+from collections.abc import Sequence
+
+import cv2
+import keras
+import numpy as np
+
+from digitlib.settings import Settings
+from digitlib.strips import PAPER, Strip
+
+
+def even_centres(strip: Strip, n: int, settings: Settings) -> np.ndarray:
+    """(n, 2) float x, y px: evenly spaced along the strip, or along its ink from left to right."""
+    share = (np.arange(n) + 0.5) / n
+    if settings.placement == "ink":
+        points = strip.ink_points
+        return points[(share * len(points)).astype(int)] + 0.5
+    ends = np.linspace(0, 1, n) if n > 1 else share  # from the left edge to the right
+    return _anywhere(strip, np.stack([ends, np.full(n, 0.5)], axis=1), settings)
+
+
+def random_centres(
+    strip: Strip, n: int, settings: Settings, rng: np.random.Generator
+) -> np.ndarray:
+    """(n, 2) float x, y px: on ink, each ink pixel alike, or anywhere that the patch fits."""
+    if settings.placement == "ink":
+        return strip.ink_points[rng.integers(len(strip.ink_points), size=n)] + 0.5
+    return _anywhere(strip, rng.uniform(0, 1, (n, 2)), settings)
+
+
+def _anywhere(strip: Strip, share: np.ndarray, settings: Settings) -> np.ndarray:
+    """Centres at ``share`` (n, 2) of the way that a patch can move; a small strip's own centre."""
+    height, width = strip.image.shape
+    room = np.maximum(np.array([width, height]) - settings.patch_size, 0)
+    return (np.array([width, height]) - room) / 2 + share * room
+
+
+def ensemble_centres(strip: Strip, settings: Settings, index: int) -> np.ndarray:
+    """(n_patches, 2): the ensemble's places on the ``index``-th strip, even ones first."""
+    rng = np.random.default_rng([settings.ensemble_seed, index])
+    n_random = settings.n_patches - settings.n_even
+    even = [even_centres(strip, settings.n_even, settings)] if settings.n_even else []
+    return np.concatenate([*even, random_centres(strip, n_random, settings, rng)])
+
+
+def cut(
+    strip: Strip, centre: np.ndarray, settings: Settings, rng: np.random.Generator | None = None
+) -> np.ndarray:
+    """The patch around ``centre`` (x, y px) as (size, size) uint8; augmented if ``rng`` is given.
+
+    Beyond the strip there is paper. Augmentations as in the original: rotation, translation, zoom
+    and contrast, each uniform; and the pen a pixel thinner or thicker.
+    """
+    image, size = strip.image, settings.input_size
+    turn, zoom, offset = 0.0, settings.scale, np.zeros(2)
+    if rng is not None:
+        turn = 2 * np.pi * rng.uniform(-settings.rotation, settings.rotation)
+        zoom = settings.scale * (1 + rng.uniform(-settings.zoom, settings.zoom))
+        offset = rng.uniform(-1, 1, 2) * settings.translation * settings.patch_size
+    cosine, sine = zoom * np.cos(turn), zoom * np.sin(turn)
+    matrix = np.array([[cosine, -sine], [sine, cosine]])
+    # OpenCV counts from pixel centres, hence the halves.
+    shift = size / 2 - 0.5 - matrix @ (np.asarray(centre) + offset - 0.5)
+    patch = cv2.warpAffine(
+        image, np.c_[matrix, shift], (size, size), flags=cv2.INTER_LINEAR, borderValue=PAPER
+    )
+    if rng is not None:
+        if rng.random() < settings.thickness:
+            thicker = rng.random() < 0.5
+            patch = (cv2.erode if thicker else cv2.dilate)(patch, np.ones((2, 2), np.uint8))
+        if settings.contrast:
+            factor, mean = 1 + rng.uniform(-settings.contrast, settings.contrast), patch.mean()
+            patch = np.clip((patch - mean) * factor + mean, 0, 255).astype(np.uint8)
+    return patch
+
+
+def cut_all(
+    strip: Strip, centres: np.ndarray, settings: Settings, rng: np.random.Generator | None = None
+) -> np.ndarray:
+    """Patches around ``centres`` (n, 2) -> (n, size, size, 1) uint8."""
+    size = settings.input_size
+    patches = [cut(strip, centre, settings, rng) for centre in centres]
+    return np.array(patches, np.uint8).reshape(len(centres), size, size, 1)
+
+
+class PatchStream(keras.utils.PyDataset):
+    """Random augmented patches of random strips for training, cut beside the running model.
+
+    A batch is a function of (seed, epoch, index) alone: (batch, size, size, 1) uint8 and (batch,)
+    int. Each batch draws its classes evenly, then a strip of the class, then a place on it.
+    """
+
+    def __init__(self, strips: Sequence[Strip], classes: list[str], settings: Settings) -> None:
+        super().__init__(workers=2, use_multiprocessing=False, max_queue_size=16)
+        self.settings, self.strips = settings, list(strips)
+        self.epoch: tuple[int, int] = (0, 0)
+        number = {label: i for i, label in enumerate(classes)}
+        self.by_class: list[list[int]] = [[] for _ in classes]
+        for i, strip in enumerate(self.strips):
+            self.by_class[number[strip.label]].append(i)
+
+    def at(self, epoch: int, phase: int) -> "PatchStream":
+        """The stream of ``epoch`` in ``phase``."""
+        stream = copy.copy(self)
+        stream.epoch = (phase, epoch)
+        return stream
+
+    def __len__(self) -> int:
+        return self.settings.steps
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        settings = self.settings
+        rng = np.random.default_rng([settings.seed, *self.epoch, index])
+        rounds = -(-settings.batch_size // len(self.by_class))
+        classes = [rng.permutation(len(self.by_class)) for _ in range(rounds)]
+        classes = np.concatenate(classes)[: settings.batch_size]
+        patches = np.empty((len(classes), settings.input_size, settings.input_size, 1), np.uint8)
+        for i, label in enumerate(classes):
+            strip = self.strips[rng.choice(self.by_class[label])]
+            centre = random_centres(strip, 1, settings, rng)[0]
+            patches[i, ..., 0] = cut(strip, centre, settings, rng)
+        return patches, classes

@@ -1,0 +1,138 @@
+"""Every knob of the suite: its type, default, range and reason.
+
+In: UPPER_CASE names of a notebook's parameters cell. Out: one frozen, checked `Settings`.
+The defaults are the profile `quick`; notebooks/profiles/paper.yaml holds the original's.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from digitlib import Problem
+
+CHOICES = {
+    "split": ("lines", "paper"),
+    "placement": ("ink", "anywhere"),
+    "combine": ("probabilities", "logits", "vote"),
+}
+RANGES = {  # smallest and largest value that means something
+    "classes": (2, 10_000),
+    "seed": (0, 2**32 - 1),  # what a SeedGenerator's state holds
+    "clahe_clip": (0, 100),
+    "clahe_tiles": (1, 64),
+    "blur": (0, 31),
+    "strip_height": (32, 4096),
+    "strip_step": (1, 4096),
+    "patch_size": (16, 2048),
+    "scale": (0.05, 4),
+    "rotation": (0, 0.5),
+    "translation": (0, 0.5),
+    "zoom": (0, 0.9),
+    "contrast": (0, 0.99),
+    "thickness": (0, 1),
+    "width": (0.1, 2),
+    "dropout": (0, 0.99),
+    "batch_size": (1, 4096),
+    "steps": (1, 1_000_000),
+    "views": (0, 1000),
+    "view_patches": (1, 10_000),
+    "head_epochs": (0, 10_000),
+    "head_rate": (0, 10),
+    "head_smoothing": (0, 0.99),
+    "tune_epochs": (0, 10_000),
+    "tune_layers": (0, 1000),
+    "tune_rate": (0, 10),
+    "tune_smoothing": (0, 0.99),
+    "patience": (1, 10_000),
+    "n_patches": (1, 10_000),
+    "n_even": (0, 10_000),
+    "ensemble_seed": (0, 2**32 - 1),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One experiment. `Settings.of(globals())` reads a notebook's parameters."""
+
+    # data
+    dataset: str = "digits"  # digits, hands, reference, or a folder with train/ and test/
+    classes: int = 70  # of a generated data set
+    seed: int = 1  # of everything random
+    # enhancement of a strip
+    clahe_clip: float = 2.0  # CLAHE's clip limit; 0 leaves it out
+    clahe_tiles: int = 8  # tiles each way
+    blur: int = 3  # px, Gaussian kernel; 0 leaves it out
+    fit_height: bool = False  # enlarge or reduce a test image to the strip height
+    # strips and patches
+    strip_height: int = 300  # px
+    strip_step: int = 80  # px from one strip's top to the next
+    split: str = "lines"  # validation strips: lines (share no row with training) or paper (leaks)
+    patch_size: int = 128  # px on the page
+    placement: str = "ink"  # patches centred on ink, or anywhere
+    scale: float = 0.5  # px of the network's input to a px of the page
+    # augmentation
+    rotation: float = 0.02  # of a full turn, either way
+    translation: float = 0.05  # of the patch
+    zoom: float = 0.05
+    contrast: float = 0.2
+    thickness: float = 0.3  # how often the pen is made a pixel thinner or thicker
+    # network
+    width: float = 1.0  # MobileNetV2's alpha
+    weights: str = "handwriting"  # handwriting (shipped), imagenet (downloaded), none, or a file
+    layer: str = "block_6_expand_relu"  # where the backbone is read
+    dropout: float = 0.2
+    # training
+    batch_size: int = 64
+    steps: int = 60  # batches an epoch of the second phase
+    views: int = (
+        4  # augmented views whose features are cached in phase 1; 0: the original procedure
+    )
+    view_patches: int = 20  # patches of each strip in a view
+    head_epochs: int = 30
+    head_rate: float = 3e-3
+    head_smoothing: float = 0.05
+    tune_epochs: int = 6
+    tune_layers: int = 200  # how many of the backbone's last layers train in phase 2
+    tune_rate: float = 1e-3
+    tune_smoothing: float = 0.03
+    patience: int = 5  # epochs without a better validation accuracy before training stops
+    mixed_precision: bool = False  # float16 arithmetic, for GPUs
+    # ensemble
+    n_patches: int = 35  # per strip
+    n_even: int = 15  # of them evenly spaced, the others random
+    ensemble_seed: int = 123
+    combine: str = "probabilities"  # mean of probabilities, mean of logits, or vote
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value, kind = getattr(self, item.name), item.type
+            if kind is float and type(value) is int:
+                object.__setattr__(self, item.name, float(value))
+            elif type(value) is not kind:
+                wanted = kind.__name__
+                raise Problem(f"{item.name.upper()} must be {wanted}, not {value!r}")
+            low, high = RANGES.get(item.name, (None, None))
+            if low is not None and not low <= value <= high:
+                raise Problem(f"{item.name.upper()} must be from {low} to {high}, not {value!r}")
+            if item.name in CHOICES and value not in CHOICES[item.name]:
+                choices = ", ".join(CHOICES[item.name])
+                raise Problem(f"{item.name.upper()} must be one of {choices}, not {value!r}")
+        if self.n_even > self.n_patches:
+            raise Problem(f"N_EVEN ({self.n_even}) cannot exceed N_PATCHES ({self.n_patches})")
+        if not 32 <= self.input_size <= 1024:
+            raise Problem(f"PATCH_SIZE x SCALE must be 32 to 1024 px, not {self.input_size}")
+
+    @property
+    def input_size(self) -> int:
+        """Side of the network's input, px."""
+        return round(self.patch_size * self.scale)
+
+    @classmethod
+    def of(cls, parameters: Mapping[str, Any]) -> "Settings":
+        """Settings from UPPER_CASE names, such as a notebook's ``globals()``; others are left."""
+        names = {item.name for item in fields(cls)}
+        return cls(**{n: parameters[n.upper()] for n in names if n.upper() in parameters})
+
+    def changed(self) -> dict[str, Any]:
+        """The settings that differ from the defaults, for captions and the index of runs."""
+        return {k: v for k, v in asdict(self).items() if v != getattr(Settings, k)}

@@ -1,0 +1,126 @@
+"""Strips: the horizontal bands of a page that everything else works on, enhanced once each.
+
+In: page images (h, w) uint8. Out: `Strip`s of `strip_height` px, CLAHE and blur applied, split into
+training and validation.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import cv2
+import numpy as np
+from tqdm.auto import tqdm
+
+from digitlib.dataset import Page
+from digitlib.settings import Settings
+
+PAPER = 255
+RULED_LINE = 45  # px: no stroke of a letter runs level for so long, a ruled line does
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A band of a page: ``image`` (h, w) uint8, enhanced; ``top`` px is where it begins."""
+
+    image: np.ndarray
+    label: str
+    top: int
+    name: str  # file name of the page
+
+    @cached_property
+    def ink_points(self) -> np.ndarray:
+        """(n, 2) int16 x, y of its ink from left to right; of a blank strip, its middle row."""
+        rows, columns = np.nonzero(ink(self.image))
+        if len(rows) == 0:
+            columns = np.arange(self.image.shape[1])
+            rows = np.full_like(columns, self.image.shape[0] // 2)
+        order = np.argsort(columns, kind="stable")
+        return np.stack([columns[order], rows[order]], axis=1).astype(np.int16)
+
+
+def enhance(image: np.ndarray, settings: Settings) -> np.ndarray:
+    """CLAHE, Gaussian blur and, with `fit_height`, resize of a strip: (h, w) uint8 -> (h', w').
+
+    CLAHE: Zuiderveld 1994, contrast-limited adaptive histogram equalisation, as in OpenCV.
+    """
+    if settings.clahe_clip:
+        tiles = (settings.clahe_tiles, settings.clahe_tiles)
+        image = cv2.createCLAHE(settings.clahe_clip, tiles).apply(image)
+    if settings.blur > 1:
+        size = settings.blur | 1  # OpenCV wants an odd kernel
+        image = cv2.GaussianBlur(image, (size, size), 0)
+    if settings.fit_height and image.shape[0] != settings.strip_height:
+        width = max(1, round(image.shape[1] * settings.strip_height / image.shape[0]))
+        image = cv2.resize(image, (width, settings.strip_height), interpolation=cv2.INTER_AREA)
+    return image
+
+
+def strip_tops(height: int, strip_height: int, step: int) -> list[int]:
+    """Rows at which the strips of a page of ``height`` px begin; a low page is one strip."""
+    return list(range(0, height - strip_height + 1, step)) or [0]
+
+
+def split_tops(height: int, settings: Settings) -> tuple[list[int], list[int]]:
+    """(training tops, validation tops) of a page of ``height`` px.
+
+    `paper`: the last two strips validate, as in the original; they overlap the training strips.
+    `lines`: the page's bottom strip validates, and training strips end above it. A page lower than
+    two strips cannot be divided so: its strip is both, and validation says nothing about new text.
+    """
+    strip, step = settings.strip_height, settings.strip_step
+    tops = strip_tops(height, strip, step)
+    if settings.split == "paper" and len(tops) > 2:
+        return tops[:-2], tops[-2:]
+    if settings.split == "lines" and height >= 2 * strip:
+        bottom = height - strip
+        training = strip_tops(bottom, strip, step)
+        if training[-1] + strip < bottom:  # the rows between the last step and the bottom strip
+            training.append(bottom - strip)
+        return training, [bottom]
+    return tops, tops
+
+
+def shared_rows(training: list[int], validation: list[int], strip_height: int) -> float:
+    """Share of the validation strips' pixel rows that training strips hold too: 0 to 1."""
+    seen = {row for top in training for row in range(top, top + strip_height)}
+    rows = [row for top in validation for row in range(top, top + strip_height)]
+    return sum(row in seen for row in rows) / len(rows)
+
+
+def _cut(page: Page, tops: Iterable[int], settings: Settings) -> list[Strip]:
+    height = settings.strip_height
+    return [
+        Strip(enhance(page.image[top : top + height], settings), page.label, top, page.path.name)
+        for top in tops
+    ]
+
+
+def training_strips(
+    pages: list[Page], settings: Settings, progress: bool = True
+) -> tuple[list[Strip], list[Strip]]:
+    """(training strips, validation strips) of ``pages``, each enhanced once."""
+    training, validation = [], []
+    for page in tqdm(pages, desc="strips", unit="page", disable=not progress, leave=False):
+        tops = split_tops(page.image.shape[0], settings)
+        training += _cut(page, tops[0], settings)
+        validation += _cut(page, tops[1], settings)
+    return training, validation
+
+
+def test_strips(page: Page, settings: Settings) -> list[Strip]:
+    """A test image's strips: top and bottom of an image higher than one strip, else itself."""
+    height = page.image.shape[0]
+    if height > 1.25 * settings.strip_height:
+        return _cut(page, [0, height - settings.strip_height], settings)
+    return [Strip(enhance(page.image, settings), page.label, 0, page.path.name)]  # all of it
+
+
+def ink(image: np.ndarray) -> np.ndarray:
+    """Where there is writing: bool (h, w); dark pixels that are not part of a ruled line."""
+    _, dark = cv2.threshold(image, 0, 255, cv2.THRESH_BINARY_INV | cv2.THRESH_OTSU)
+    if image.min() == image.max():
+        return np.zeros(image.shape, bool)
+    level = cv2.morphologyEx(dark, cv2.MORPH_OPEN, np.ones((1, RULED_LINE), np.uint8))
+    ruled = cv2.dilate(level, np.ones((3, 3), np.uint8))
+    return (dark & ~ruled) > 0
