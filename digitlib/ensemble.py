@@ -1,0 +1,160 @@
+"""The ensemble: many patches of an image, each labelled, their answers combined into one.
+
+In: a trained network and images. Out: a row an image with its label and how sure the model is.
+"""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import keras
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from digitlib import Problem, evaluate, model, patches, strips, whole_file
+from digitlib.dataset import Page, read_pages
+from digitlib.settings import Settings
+
+
+@dataclass(frozen=True)
+class Votes:
+    """What the patches of one image say: where they stand and their logits, strip by strip."""
+
+    strips: list[strips.Strip]
+    centres: list[np.ndarray]  # per strip (n, 2) float x, y px
+    logits: np.ndarray  # (n_strips, n, classes) float32
+    seconds: float  # from image in memory to logits
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities of (…, classes) logits."""
+    exponent = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return exponent / exponent.sum(axis=-1, keepdims=True)
+
+
+def combine(logits: np.ndarray, how: str = "probabilities") -> np.ndarray:
+    """(n_strips, n_patches, classes) logits -> (classes,) float, which sum to 1.
+
+    Over the patches of a strip: the mean of their probabilities (the original's), the probabilities
+    of their mean logit, or each class's share of votes. Then the mean over strips.
+    """
+    if how == "probabilities":
+        per_strip = softmax(logits).mean(axis=1)
+    elif how == "logits":
+        per_strip = softmax(logits.mean(axis=1))
+    elif how == "vote":
+        winners = logits.argmax(axis=-1)
+        per_strip = (winners[..., None] == np.arange(logits.shape[-1])).mean(axis=1)
+    else:
+        raise Problem(f"COMBINE must be probabilities, logits or vote, not {how!r}")
+    return per_strip.mean(axis=0)
+
+
+def vote(network: keras.Model, page: Page, settings: Settings) -> Votes:
+    """Cut the ensemble's patches from every strip of ``page`` and run the network on them."""
+    start = time.perf_counter()
+    items = strips.test_strips(page, settings)
+    centres = [patches.ensemble_centres(strip, settings, i) for i, strip in enumerate(items)]
+    batches = [patches.cut_all(s, c, settings) for s, c in zip(items, centres, strict=True)]
+    logits = np.stack([np.asarray(network.predict_on_batch(batch)) for batch in batches])
+    return Votes(items, centres, logits, time.perf_counter() - start)
+
+
+def votes(
+    network: keras.Model, pages: Iterable[Page], settings: Settings, progress: bool = True
+) -> list[Votes]:
+    """`vote` for each of ``pages``."""
+    cv2.setNumThreads(1)
+    bar = tqdm(pages, desc="labelling", unit="image", disable=not progress, leave=False)
+    return [vote(network, page, settings) for page in bar]
+
+
+def evaluated(
+    pages: Sequence[Page], ballots: Sequence[Votes], classes: list[str], settings: Settings
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """(result table, probabilities (n_images, classes)) of images and their votes."""
+    probabilities = np.stack([combine(ballot.logits, settings.combine) for ballot in ballots])
+    table = evaluate.result_table(
+        [page.path.name for page in pages],
+        [page.label for page in pages],
+        probabilities,
+        classes,
+        n_strips=[len(ballot.strips) for ballot in ballots],
+        n_patches=[ballot.logits.shape[0] * ballot.logits.shape[1] for ballot in ballots],
+        seconds=[round(ballot.seconds, 4) for ballot in ballots],
+    )
+    return table, probabilities
+
+
+def save_probabilities(probabilities: np.ndarray, folder: Path) -> None:
+    """Write (n_images, classes) probabilities to ``folder``, beside result.csv, as float32."""
+    with whole_file(folder / "probabilities.npy") as aside:
+        np.save(aside, probabilities.astype(np.float32))
+
+
+def load_probabilities(folder: Path) -> np.ndarray:
+    """What `save_probabilities` wrote: (n_images, classes) float32."""
+    return np.load(folder / "probabilities.npy", allow_pickle=False)
+
+
+def accuracy_by_count(
+    pages: Sequence[Page],
+    even: Sequence[Votes],
+    random: Sequence[Votes],
+    classes: list[str],
+    counts: Sequence[int],
+    settings: Settings,
+    draws: int = 20,
+) -> pd.DataFrame:
+    """Accuracy of ensembles of ``counts`` patches a strip, evenly spaced and random.
+
+    ``even`` and ``random`` hold the votes to choose from. A row: placement, n, accuracy and, for
+    the even ones, low and high (95 %, over classes); `random` is the mean over ``draws``.
+    """
+    actual = np.array([page.label for page in pages])
+    rows = []
+
+    def correct(ballots: Sequence[Votes], chosen: np.ndarray) -> np.ndarray:
+        said = [combine(b.logits[:, chosen], settings.combine).argmax() for b in ballots]
+        return np.array(classes)[said] == actual
+
+    most = even[0].logits.shape[1]
+    for n in [*counts, most]:
+        right = correct(even, ((np.arange(n) + 0.5) / n * most).astype(int))
+        low, high = evaluate.accuracy_interval(right, actual, settings.seed, n=2000)
+        rows.append(("even", n, right.mean(), low, high))
+    for n in counts:
+        shares = []
+        for draw in range(draws):
+            rng = np.random.default_rng([settings.ensemble_seed, 400, draw])
+            shares.append(correct(random, rng.permutation(random[0].logits.shape[1])[:n]).mean())
+        rows.append(("random", n, np.mean(shares), np.nan, np.nan))
+    return pd.DataFrame(rows, columns=["placement", "n", "accuracy", "low", "high"])
+
+
+def strips_compared(
+    pages: Sequence[Page], ballots: Sequence[Votes], classes: list[str], settings: Settings
+) -> pd.DataFrame:
+    """Of images with two strips: n and accuracy of the top, the bottom and both strips."""
+    tall = [(p, b) for p, b in zip(pages, ballots, strict=True) if len(b.strips) == 2]
+    rows = {}
+    for name, part in ("top", slice(0, 1)), ("bottom", slice(1, 2)), ("both", slice(0, 2)):
+        said = [classes[combine(b.logits[part], settings.combine).argmax()] for _, b in tall]
+        right = [label == page.label for label, (page, _) in zip(said, tall, strict=True)]
+        rows[name] = {"images": len(tall), "right": sum(right)}
+    return pd.DataFrame(rows).T.rename_axis("strip")
+
+
+def predict_files(
+    paths: Iterable[Path], model_path: Path, out: Path | None = None, progress: bool = True
+) -> pd.DataFrame:
+    """Label images (files, or folders of them) with a saved model; write ``out`` if given."""
+    network, classes, settings = model.load(model_path)
+    pages = read_pages(paths, progress)
+    table, _ = evaluated(pages, votes(network, pages, settings, progress), classes, settings)
+    if out:
+        evaluate.write_result_csv(table, out)
+    return table

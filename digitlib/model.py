@@ -1,0 +1,166 @@
+"""The network: a backbone's features, pooled, and a head that labels them.
+
+In: settings and class names. Out: a Keras model from patches (n, s, s, 1) uint8 to logits
+(n, classes), saved as one `.keras` file that holds its settings and class names as JSON too.
+"""
+
+import json
+import zipfile
+from dataclasses import asdict
+from pathlib import Path
+
+import keras
+
+from digitlib import Problem, whole_file
+from digitlib.settings import Settings
+
+TRUNK_LAYER = "block_6_expand_relu"  # where the shipped weights end
+SHIPPED = Path(__file__).with_name("weights") / "handwriting.weights.h5"
+CARD = "digitlib.json"  # the member of a .keras file that holds settings and class names
+MOST_BYTES = 2**30  # of a model file, unpacked
+
+
+def device() -> str:
+    """What the backend computes on, such as ``cpu:0`` or ``gpu:0``."""
+    devices = keras.distribution.list_devices()
+    return next((d for d in devices if "cpu" not in d), devices[0])
+
+
+def _mobilenet(size: int, width: float, weights: str | None = None) -> keras.Model:
+    return keras.applications.MobileNetV2(
+        input_shape=(size, size, 3), alpha=width, include_top=False, weights=weights
+    )
+
+
+def read_at(network: keras.Model, layer: str) -> keras.Model:
+    """``network`` up to ``layer``."""
+    try:
+        return keras.Model(network.input, network.get_layer(layer).output, name="backbone")
+    except ValueError:
+        names = [item.name for item in network.layers if "relu" in item.name]
+        raise Problem(f"LAYER {layer!r} is not in MobileNetV2; try {', '.join(names)}") from None
+
+
+def trunk(size: int, width: float, layer: str = TRUNK_LAYER) -> keras.Model:
+    """MobileNetV2 (Sandler et al. 2018) of ``width``, untrained, read at ``layer``.
+
+    (n, size, size, 3) float in [-1, 1] -> (n, size / 8, size / 8, channels) at block_6_expand_relu.
+    """
+    return read_at(_mobilenet(size, width), layer)
+
+
+def backbone(settings: Settings) -> keras.Model:
+    """The backbone with the weights that ``settings`` name; never silently with others."""
+    size, width, layer = settings.input_size, settings.width, settings.layer
+    if settings.weights == "none":
+        return trunk(size, width, layer)
+    if settings.weights == "imagenet":
+        try:
+            return read_at(_mobilenet(size, width, "imagenet"), layer)
+        except Problem:
+            raise
+        except Exception as error:  # Keras raises bare Exception when a download fails
+            raise Problem(
+                f"WEIGHTS imagenet could not be had ({error}). Without a network, either set "
+                "WEIGHTS to a MobileNetV2 no-top weights file that you have, or use WEIGHTS "
+                "handwriting, which ships with digitlib."
+            ) from error
+    path = SHIPPED if settings.weights == "handwriting" else Path(settings.weights)
+    if not path.is_file():
+        raise Problem(
+            f"WEIGHTS {settings.weights!r} is no file, and none of handwriting, imagenet, none"
+        )
+    if not path.name.endswith((".h5", ".keras")):
+        raise Problem(f"{path}: a weights file's name ends in .weights.h5, .h5 or .keras")
+    errors = []
+    for reach in ("out_relu", TRUNK_LAYER):  # a file of the whole network, or of the trunk
+        network = trunk(size, width, reach)
+        try:
+            network.load_weights(path)
+        except (ValueError, OSError, KeyError) as error:
+            errors.append(str(error).splitlines()[0])
+            continue
+        if layer not in [item.name for item in network.layers]:
+            raise Problem(f"{path} reaches {reach}; LAYER {layer!r} lies beyond it, or is no layer")
+        return read_at(network, layer)
+    raise Problem(
+        f"{path} does not fit MobileNetV2 of WIDTH {width}, neither whole nor up to {TRUNK_LAYER}: "
+        f"{errors[-1]}"
+    )
+
+
+def with_input(network: keras.Model) -> tuple[keras.KerasTensor, keras.KerasTensor]:
+    """Input (n, size, size, 1) 0..255, and the features (n, h, w, c) of the backbone for it."""
+    patches = keras.Input((*network.input_shape[1:3], 1), name="patches")
+    scaled = keras.layers.Rescaling(1 / 127.5, offset=-1)(patches)
+    return patches, network(keras.layers.Concatenate()([scaled] * 3))
+
+
+class Network:
+    """The parts of one model: `backbone`, `features` (patches to pooled), `head`, `whole`."""
+
+    def __init__(self, core: keras.Model, n_classes: int, settings: Settings) -> None:
+        self.backbone = core
+        patches, features = with_input(core)
+        pooled = keras.layers.GlobalAveragePooling2D(dtype="float32")(features)
+        self.features = keras.Model(patches, pooled, name="features")
+        self.dropout = keras.layers.Dropout(settings.dropout, seed=settings.seed)
+        self.head = keras.Sequential(
+            [
+                keras.Input((pooled.shape[-1],)),
+                self.dropout,
+                keras.layers.Dense(n_classes, dtype="float32", name="logits"),
+            ],
+            name="head",
+        )
+        self.whole = keras.Model(patches, self.head(pooled), name="digitlib")
+
+
+def build(n_classes: int, settings: Settings) -> Network:
+    """The network for ``n_classes``, its backbone loaded, its head drawn from the seed."""
+    keras.utils.set_random_seed(settings.seed)
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16" if settings.mixed_precision else "float32")
+    try:
+        return Network(backbone(settings), n_classes, settings)
+    finally:
+        keras.config.set_dtype_policy(policy)
+
+
+def save(network: keras.Model, classes: list[str], settings: Settings, path: Path) -> Path:
+    """Write ``network`` as a `.keras` file, which any Keras can load, with its card inside."""
+    with whole_file(path) as aside:
+        network.save(aside)
+        with zipfile.ZipFile(aside, "a", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(CARD, json.dumps({"classes": classes, "settings": asdict(settings)}))
+    return path
+
+
+def load(path: Path) -> tuple[keras.Model, list[str], Settings]:
+    """(model, class names, settings) of a file that `save` wrote.
+
+    Nothing in the file is deserialised into code: the network is built anew from the settings, and
+    only numbers are read into it.
+    """
+    path = Path(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(member.file_size for member in archive.infolist()) > MOST_BYTES:
+                raise Problem(f"{path} unpacks to more than {MOST_BYTES >> 20} MiB: not loaded")
+            card = json.loads(archive.read(CARD))
+        classes, settings = card["classes"], Settings(**(card["settings"] | {"weights": "none"}))
+        well_formed = all(isinstance(label, str) and 0 < len(label) <= 64 for label in classes)
+        if not (2 <= len(classes) <= 100_000 and well_formed):
+            raise Problem(f"{path}: its class names are not 2 to 100000 short strings")
+    except FileNotFoundError:
+        raise Problem(
+            f"{path}: no such model; train one with `python -m digitlib report`"
+        ) from None
+    except (zipfile.BadZipFile, KeyError, TypeError, json.JSONDecodeError, OSError) as error:
+        raise Problem(f"{path} is not a model that digitlib saved ({error})") from error
+    network = build(len(classes), settings).whole
+    try:
+        network.load_weights(path)
+    except (ValueError, OSError, KeyError) as error:
+        raise Problem(f"{path}: its weights do not fit its settings ({error})") from error
+    return network, classes, settings

@@ -1,0 +1,333 @@
+"""Training in two phases: the head on a frozen backbone, then the backbone's last layers with it.
+
+In: a dataset and settings. Out: a trained network and its history. Killed at any moment and run
+again, it goes on from the last whole epoch to the same result.
+"""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cv2
+import keras
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from digitlib import Problem, model, patches, strips, whole_file
+from digitlib.dataset import Dataset
+from digitlib.settings import Settings
+
+PLATEAU, FLOOR = 2, 1e-6  # the original halves the rate after 2 epochs without gain, down to 1e-6
+CACHED_BATCH = 512  # head training on cached features: a batch costs a millisecond
+VALIDATION_PATCHES = 15  # evenly spaced, per validation strip
+
+Batches = keras.utils.PyDataset
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training gives: the whole network, a row an epoch, and what it cost."""
+
+    network: keras.Model
+    history: pd.DataFrame  # phase, epoch, loss, accuracy, val_loss, val_accuracy, rate, seconds
+    seconds: dict[str, float]  # wall time of strips, cached features, phase 1, phase 2
+    n_patches: dict[str, int]  # patches that went through the backbone in each phase
+
+
+class CachedFeatures(keras.utils.PyDataset):
+    """Batches of pooled features for phase 1; an epoch's order is a function of (seed, epoch)."""
+
+    def __init__(self, features: np.ndarray, labels: np.ndarray, seed: int, epoch: int) -> None:
+        super().__init__()
+        self.features, self.labels = features, labels
+        self.order = np.random.default_rng([seed, 300, epoch]).permutation(len(labels))
+
+    def __len__(self) -> int:
+        return -(-len(self.labels) // CACHED_BATCH)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        chosen = self.order[index * CACHED_BATCH : (index + 1) * CACHED_BATCH]
+        return self.features[chosen], self.labels[chosen]
+
+
+def rate_and_stop(accuracies: Sequence[float], rate: float, patience: int) -> tuple[float, bool]:
+    """(learning rate of the next epoch, whether to stop), from validation accuracies so far.
+
+    The original's callbacks as one function of the past, so that a resumed run cannot differ: halve
+    after `PLATEAU` epochs without gain, stop after ``patience``.
+    """
+    best, since_best, wait = -np.inf, 0, 0
+    for accuracy in accuracies:
+        if accuracy > best:
+            best, since_best, wait = accuracy, 0, 0
+            continue
+        since_best, wait = since_best + 1, wait + 1
+        if wait >= PLATEAU:
+            rate, wait = max(rate / 2, FLOOR), 0
+    return rate, since_best >= patience
+
+
+class _Bar(keras.callbacks.Callback):
+    def __init__(self, bar: tqdm) -> None:
+        super().__init__()
+        self.bar = bar
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        self.bar.update()
+
+
+@dataclass
+class Checkpoints:
+    """State of an unfinished training in ``folder``: the JSON file is renamed last, and rules."""
+
+    folder: Path
+    fingerprint: dict
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.file = self.folder / "state.json"
+        self.rows: list[dict] = []
+        if self.file.exists():
+            state = json.loads(self.file.read_text("utf-8"))
+            if state["fingerprint"] == self.fingerprint:
+                self.rows = state["rows"]
+            else:
+                self.clear()
+
+    def weights(self, row: dict) -> Path:
+        return self.folder / f"phase{row['phase']}-epoch{row['epoch']:03d}.weights.h5"
+
+    def add(self, network: keras.Model, row: dict) -> None:
+        with whole_file(self.weights(row)) as aside:
+            network.save_weights(aside)
+        self.rows.append(row)
+        with whole_file(self.file) as aside:
+            state = {"fingerprint": self.fingerprint, "rows": self.rows}
+            aside.write_text(json.dumps(state, indent=1), "utf-8")
+        needed = {self.weights(row), *map(self.weights, filter(None, map(self.best, (1, 2))))}
+        for path in self.folder.glob("phase*.weights.h5"):
+            if path not in needed:
+                path.unlink()
+
+    def of(self, phase: int) -> list[dict]:
+        return [row for row in self.rows if row["phase"] == phase]
+
+    def best(self, phase: int) -> dict | None:
+        return max(self.of(phase), key=lambda row: row["val_accuracy"], default=None)
+
+    def clear(self) -> None:
+        self.rows = []
+        for path in [self.file, *self.folder.glob("phase*.weights.h5"), *self.folder.glob("*.npy")]:
+            path.unlink(missing_ok=True)
+
+
+def _fit(
+    network: keras.Model,
+    dropout: keras.layers.Dropout,
+    batches: Callable[[int], Batches],
+    validation: tuple[np.ndarray, np.ndarray],
+    checkpoints: Checkpoints,
+    phase: int,
+    settings: Settings,
+    progress: bool,
+) -> None:
+    """Run a phase from its last checkpoint to its end; leave the best weights in ``network``."""
+    head = phase == 1
+    epochs = settings.head_epochs if head else settings.tune_epochs
+    rate = settings.head_rate if head else settings.tune_rate
+    smoothing = settings.head_smoothing if head else settings.tune_smoothing
+
+    def loss(truth: keras.KerasTensor, logits: keras.KerasTensor) -> keras.KerasTensor:
+        """Cross-entropy with label smoothing."""
+        n = logits.shape[-1]
+        wanted = keras.ops.one_hot(keras.ops.cast(truth, "int32"), n) * (1 - smoothing)
+        wanted = keras.ops.reshape(wanted, (-1, n)) + smoothing / n
+        return keras.losses.categorical_crossentropy(wanted, logits, from_logits=True)
+
+    network.compile(
+        keras.optimizers.Adam(rate),
+        loss=loss,
+        metrics=["sparse_categorical_accuracy"],
+        # XLA pays on a GPU; its depthwise convolutions are ten times slower on a CPU.
+        jit_compile=keras.backend.backend() == "jax" or "cpu" not in model.device(),
+    )
+    done = checkpoints.of(phase)
+    if done:
+        network.optimizer.build(network.trainable_variables)
+        network.load_weights(checkpoints.weights(done[-1]))
+    bar = tqdm(
+        total=epochs * len(batches(0)),
+        initial=len(done) * len(batches(0)),
+        desc=f"phase {phase}",
+        unit="batch",
+        disable=not progress,
+        leave=False,
+    )
+    with bar:
+        for epoch in range(len(done), epochs):
+            past = [row["val_accuracy"] for row in checkpoints.of(phase)]
+            now, stop = rate_and_stop(past, rate, settings.patience)
+            if stop:
+                break
+            start = time.perf_counter()
+            network.optimizer.learning_rate = now
+            dropout.seed_generator.state.assign([settings.seed, 1000 * phase + epoch])
+            logs = network.fit(
+                batches(epoch),
+                validation_data=validation,
+                validation_batch_size=256,
+                shuffle=False,
+                verbose=0,
+                callbacks=[_Bar(bar)],
+            ).history
+            row = {key: float(values[-1]) for key, values in logs.items()}
+            row = {key.replace("sparse_categorical_", ""): value for key, value in row.items()}
+            seconds = time.perf_counter() - start
+            checkpoints.add(
+                network,
+                {"phase": phase, "epoch": epoch + 1, **row, "rate": now, "seconds": seconds},
+            )
+            bar.set_postfix_str(f"validation {row['val_accuracy']:.1%}")
+    best = checkpoints.best(phase)
+    if best:
+        network.load_weights(checkpoints.weights(best))
+
+
+def _view(
+    items: Sequence[strips.Strip], view: int, settings: Settings, network: keras.Model, bar: tqdm
+) -> np.ndarray:
+    """Pooled features (n_strips * view_patches, c) float32 of one augmented view of the strips."""
+    features = []
+    for first in range(0, len(items), 16):
+        batch = []
+        for i, strip in enumerate(items[first : first + 16], start=first):
+            rng = np.random.default_rng([settings.seed, 200 + view, i])
+            centres = patches.random_centres(strip, settings.view_patches, settings, rng)
+            batch.append(patches.cut_all(strip, centres, settings, rng))
+        features.append(network.predict_on_batch(np.concatenate(batch)))
+        bar.update(len(batch))
+    return np.concatenate(features)
+
+
+def _cached_views(
+    items: Sequence[strips.Strip],
+    settings: Settings,
+    network: keras.Model,
+    folder: Path,
+    progress: bool,
+) -> np.ndarray:
+    """Features of all views, one file a view, so that a killed run keeps those it has."""
+    views = []
+    bar = tqdm(
+        total=settings.views * len(items),
+        desc="features",
+        unit="strip",
+        disable=not progress,
+        leave=False,
+    )
+    with bar:
+        for view in range(settings.views):
+            file = folder / f"view{view:03d}.npy"
+            if not file.exists():
+                features = _view(items, view, settings, network, bar)
+                with whole_file(file) as aside:
+                    np.save(aside, features)
+            views.append(np.load(file, allow_pickle=False))
+    return np.concatenate(views)
+
+
+def train(dataset: Dataset, settings: Settings, folder: Path, progress: bool = True) -> Trained:
+    """Train on ``dataset``'s pages. ``folder`` holds the checkpoints while it lasts.
+
+    Phase 1 trains the head. With ``views`` the backbone runs once over each augmented view and the
+    head learns from the cached features; without, every batch goes through the backbone, as in the
+    original. Phase 2 trains the last ``tune_layers`` of the backbone too; BatchNorm stays frozen.
+    """
+    classes = dataset.classes
+    if len(classes) < 2:
+        raise Problem(f"{dataset.folder}: one class only; there is nothing to tell apart")
+    cv2.setNumThreads(1)  # OpenCV's threads and the network's fight over the cores
+    fingerprint = {
+        "settings": asdict(settings),
+        "pages": [[page.path.name, int(page.image.sum())] for page in dataset.train],
+    }
+    checkpoints = Checkpoints(Path(folder), fingerprint)
+    seconds, clock = {}, time.perf_counter()
+
+    def lap(name: str) -> None:
+        nonlocal clock
+        seconds[name], clock = time.perf_counter() - clock, time.perf_counter()
+
+    training, held_out = strips.training_strips(dataset.train, settings, progress)
+    number = {label: i for i, label in enumerate(classes)}
+    validation = np.concatenate(
+        [
+            patches.cut_all(s, patches.even_centres(s, VALIDATION_PATCHES, settings), settings)
+            for s in held_out
+        ]
+    )
+    labels = np.repeat([number[s.label] for s in held_out], VALIDATION_PATCHES)
+    lap("strips")
+
+    network = model.build(len(classes), settings)
+    network.backbone.trainable = False
+    resuming = bool(checkpoints.of(2))
+    n_patches = {"phase 1": 0, "phase 2": 0}
+    if settings.views and not resuming:
+        features = _cached_views(training, settings, network.features, checkpoints.folder, progress)
+        shown = np.repeat([number[s.label] for s in training], settings.view_patches)
+        shown = np.tile(shown, settings.views)
+        held = network.features.predict(validation, batch_size=256, verbose=0)
+        n_patches["phase 1"] = len(features) + len(held)
+        lap("features")
+        _fit(
+            network.head,
+            network.dropout,
+            lambda epoch: CachedFeatures(features, shown, settings.seed, epoch),
+            (held, labels),
+            checkpoints,
+            1,
+            settings,
+            progress,
+        )
+    elif not resuming:
+        stream = patches.PatchStream(training, classes, settings)
+        _fit(
+            network.whole,
+            network.dropout,
+            lambda epoch: stream.at(epoch, 1),
+            (validation, labels),
+            checkpoints,
+            1,
+            settings,
+            progress,
+        )
+        per_epoch = settings.steps * settings.batch_size + len(validation)
+        n_patches["phase 1"] = len(checkpoints.of(1)) * per_epoch
+    lap("phase 1")
+
+    if settings.tune_epochs:
+        network.backbone.trainable = True
+        for i, layer in enumerate(reversed(network.backbone.layers)):
+            frozen = isinstance(layer, keras.layers.BatchNormalization)
+            layer.trainable = i < settings.tune_layers and not frozen
+        stream = patches.PatchStream(training, classes, settings)
+        _fit(
+            network.whole,
+            network.dropout,
+            lambda epoch: stream.at(epoch, 2),
+            (validation, labels),
+            checkpoints,
+            2,
+            settings,
+            progress,
+        )
+        per_epoch = settings.steps * settings.batch_size + len(validation)
+        n_patches["phase 2"] = len(checkpoints.of(2)) * per_epoch
+    lap("phase 2")
+    history = pd.DataFrame(checkpoints.rows)
+    checkpoints.clear()
+    return Trained(network.whole, history, seconds, n_patches)
