@@ -1,0 +1,168 @@
+"""The command line, ``python -m digitlib``: one subcommand a job; the same on every system.
+
+In: arguments. Out: what the job writes; exit status 0, 1 (a notebook failed), 2 (a Problem),
+130 (Ctrl-C). Heavy imports wait inside the commands, so that --help is instant.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import digitlib
+from digitlib import Problem
+
+EXAMPLES = """examples:
+  python -m digitlib report                                  the quick profile on generated digits
+  python -m digitlib report --dataset my_pages/              the same on your own images
+  python -m digitlib report -p N_PATCHES 10 --run ten        one parameter changed, in reports/ten/
+  python -m digitlib report --list                           the profiles and parameters there are
+  python -m digitlib predict strip.png --out result.csv      label images with the newest model
+"""
+
+
+def report(args: argparse.Namespace) -> int:
+    if args.list:
+        return show_parameters()
+    from digitlib.report import run_report
+
+    return run_report(args.profile, dict(args.parameter), args.dataset, args.run)
+
+
+def show_parameters() -> int:
+    from digitlib.parameters import NOTEBOOKS, notebook_parameters, notebook_paths
+
+    print("profiles:", ", ".join(sorted(p.stem for p in NOTEBOOKS.glob("profiles/*.yaml"))))
+    seen = set()
+    for path in notebook_paths():
+        new = [p for p in notebook_parameters(path).values() if p.name not in seen | {"RUN"}]
+        seen |= {p.name for p in new}
+        if new:
+            print(f"\n{path.stem}")
+        for p in new:
+            print(f"  {f'{p.name}: {p.type} = {p.default!r}':<36}  {p.help}".rstrip())
+    return 0
+
+
+def generate(args: argparse.Namespace) -> int:
+    from digitlib.handwriting import folder_of, write_dataset
+
+    folder = args.out or folder_of(args.kind, args.classes, args.seed)
+    print(write_dataset(args.kind, folder, args.classes, args.seed, progress=True))
+    return 0
+
+
+def fetch(args: argparse.Namespace) -> int:
+    from digitlib.fetch import fetch_reference
+
+    print(fetch_reference(args.out or digitlib.DATA / "reference", progress=True))
+    return 0
+
+
+def pretrain(args: argparse.Namespace) -> int:
+    from digitlib.pretrain import pretrain as make_weights
+
+    chosen = {name: getattr(args, name) for name in ("out", "hands", "steps", "seed")}
+    print(make_weights(**{name: value for name, value in chosen.items() if value is not None}))
+    return 0
+
+
+def predict(args: argparse.Namespace) -> int:
+    model = args.model
+    if model is None:
+        models = digitlib.REPORTS.glob("*/model.keras")
+        model = max(models, key=lambda path: path.stat().st_mtime, default=None)
+        if model is None:
+            raise Problem(
+                f"{digitlib.REPORTS}: no run has a model.keras; train one with "
+                "'python -m digitlib report', or name one with --model"
+            )
+        print(f"model: {model}", file=sys.stderr)
+    for path in [model, *args.images]:
+        if not path.exists():
+            raise Problem(f"{path}: no such file or folder")
+    from digitlib.ensemble import predict_files
+
+    result = predict_files(args.images, model, args.out)
+    columns = [c for c in ("filename", "predicted", "confidence") if c in result]
+    print(result[columns].to_string(index=False, max_rows=40))
+    print(f"{len(result)} images labelled in {args.out}", file=sys.stderr)
+    return 0
+
+
+def index(args: argparse.Namespace) -> int:
+    from digitlib.pages import write_index
+
+    print(write_index())
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    top = argparse.ArgumentParser(
+        prog="digitlib",
+        description="Recognise handwriting from one page per class.",
+        epilog=EXAMPLES,
+        formatter_class=raw,
+    )
+    top.add_argument("--version", action="version", version=f"digitlib {digitlib.__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(job, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(job.__name__, help=text, description=text)
+        sub.set_defaults(job=job)
+        return sub
+
+    sub = command(
+        report, "Run the notebooks into reports/<run>/ and list it in reports/index.html."
+    )
+    sub.add_argument("profile", nargs="?", default="quick", help="a profile, or a path to a .yaml")
+    sub.add_argument(
+        "-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
+        help="set one parameter of the notebooks; may be repeated",
+    )  # fmt: skip
+    sub.add_argument(
+        "--dataset", help="digits, hands, reference, or a folder with train/ and test/"
+    )
+    sub.add_argument("--run", help="name of the folder in reports/ (default: <profile>-<dataset>)")
+    sub.add_argument(
+        "--list", action="store_true", help="show profiles and parameters; run nothing"
+    )
+
+    sub = command(generate, "Write a data set of generated handwriting.")
+    sub.add_argument("kind", choices=("digits", "hands"), help="classes are numbers, or writers")
+    sub.add_argument("--classes", type=int, default=70, help="how many classes (default: 70)")
+    sub.add_argument("--seed", type=int, default=1, help="same seed, same images (default: 1)")
+    sub.add_argument("--out", type=Path, help="folder (default: in data/)")
+
+    sub = command(fetch, "Download the reference scans (210 files, each against its SHA-256).")
+    sub.add_argument("--out", type=Path, help="folder (default: data/reference)")
+
+    sub = command(pretrain, "Train the shipped backbone weights from generated handwriting.")
+    sub.add_argument("--out", type=Path, required=True, help="a new ….weights.h5")
+    sub.add_argument("--hands", type=int, help="how many generated writers to learn from")
+    sub.add_argument("--steps", type=int, help="training steps")
+    sub.add_argument("--seed", type=int, help="same seed, same weights on the same machine")
+
+    sub = command(predict, "Label images with a trained model; needs no training data.")
+    sub.add_argument("images", nargs="+", type=Path, metavar="IMAGE_OR_FOLDER")
+    sub.add_argument("--model", type=Path, help="a model.keras (default: the newest in reports/)")
+    sub.add_argument("--out", type=Path, default=Path("result.csv"), help="default: result.csv")
+
+    command(index, "Write reports/index.html afresh, for example after deleting a run.")
+    return top
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    try:
+        return args.job(args)
+    except Problem as problem:
+        print(f"digitlib: error: {' '.join(str(problem).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ndigitlib: stopped; the same command goes on where it can", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,197 @@
+"""The pages: an HTML page for each executed notebook, and the index of all runs.
+
+In: executed notebooks, run.json and metrics.json in the folders under reports/.
+Out: reports/<run>/NN_name.html and reports/index.html, which load nothing from anywhere.
+"""
+
+import json
+import logging
+import mimetypes
+import re
+from base64 import b64encode
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+import digitlib
+from digitlib import whole_file
+
+ERROR_TAG = "papermill-error-cell-tag"  # papermill's own error cells; the page has a better one
+WIDGETS = "application/vnd.jupyter.widget-view+json"  # live only: a page has no kernel
+# What can run code or load something from elsewhere; a page needs none of it.
+UNWANTED = ("script", "link", "iframe", "object", "embed", "base", "meta", "form")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in ``path``; {} if the file is missing, broken, or holds no object."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def render(template: str, path: Path, **values: Any) -> Path:
+    """Fill digitlib/<template> (autoescape on) and write it to ``path``."""
+    import jinja2
+
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True)
+    environment.filters |= {"quote": lambda text: quote(str(text)), "duration": duration}
+    with whole_file(path) as aside:
+        html = environment.get_template(template).render(**values)
+        aside.write_text(html, encoding="utf-8")
+    return path
+
+
+def duration(seconds: Any) -> str:
+    """Seconds as a person says them: 8 s, 5 min 02 s, 3 h 20 min; "" for what is no number."""
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        return ""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def settled_text(text: str) -> str:
+    """Printed text as a terminal shows it in the end: progress bars leave only what followed."""
+    text = re.sub(r"[^\n]*[\r\b]+(?!\n)", "", text.replace("\r\n", "\n"))
+    return re.sub(r"(?m)^[^\n]*\d+%\|[^\n]*\|[^\n]*\n?", "", text)  # a tqdm bar
+
+
+def notebook_body(notebook: Path, source_folder: Path) -> str:
+    """The cells of an executed notebook as HTML without prompts, stderr, scripts or widgets.
+
+    Figures, and images that prose names relative to ``source_folder``, are embedded.
+    """
+    import nbformat
+    from bs4 import BeautifulSoup
+    from nbconvert import HTMLExporter
+
+    nb = nbformat.read(notebook, as_version=4)
+    nb.cells = [c for c in nb.cells if ERROR_TAG not in c.metadata.get("tags", [])]
+    nb.metadata.pop("widgets", None)
+    for cell in nb.cells:
+        outputs = []
+        for output in cell.get("outputs", []):
+            if output.output_type == "stream":
+                output.text = settled_text(output.text)
+                if output.name == "stderr" or not output.text.strip():
+                    continue
+            if WIDGETS in output.get("data", {}):
+                continue
+            outputs.append(output)
+        if "outputs" in cell:
+            cell.outputs = outputs
+
+    exporter = HTMLExporter(
+        template_name="basic",
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+        exclude_anchor_links=True,
+        log=logging.getLogger("digitlib.silent"),
+    )
+    exporter.log.setLevel(logging.CRITICAL)  # it warns about alt texts, which come below
+    soup = BeautifulSoup(exporter.from_notebook_node(nb)[0], "html.parser")
+    for tag in soup.find_all(UNWANTED):
+        tag.decompose()
+    for image in soup.find_all("img"):  # nbconvert's own embedding breaks inline HTML in prose
+        file = source_folder / unquote(image.get("src", ""))
+        if not image.get("src", "data:").startswith("data:") and file.is_file():
+            kind = mimetypes.guess_type(file)[0] or "image/png"
+            image["src"] = f"data:{kind};base64,{b64encode(file.read_bytes()).decode()}"
+    for tag in soup.find_all(True):
+        for name, value in list(tag.attrs.items()):
+            address = re.sub(r"\s", "", str(value)).lower()
+            loads = name in ("src", "srcset", "poster", "background", "data")
+            remote = not address.startswith(("data:", "#")) if loads else False
+            if name.startswith("on") or remote or address.startswith(("javascript:", "vbscript:")):
+                del tag.attrs[name]
+    for table in soup.find_all("table"):
+        table.wrap(soup.new_tag("div", attrs={"class": "scroll", "tabindex": "0"}))
+    for image in soup.find_all("img"):
+        if not image.has_attr("src"):
+            image.decompose()
+            continue
+        heading = image.find_previous(["h1", "h2", "h3"])
+        if image.get("alt", "No description").startswith("No description"):
+            image["alt"] = f"Figure: {heading.get_text(' ', strip=True)}" if heading else "Figure"
+    return str(soup)
+
+
+def write_page(
+    notebook: Path, source: Path, run: Mapping[str, Any], own: Mapping[str, Any]
+) -> Path:
+    """reports/<run>/NN_name.html: the story first, its code a click away.
+
+    ``notebook``: the executed file (there is none if it was skipped). ``source``: the original.
+    ``run``: run.json as it is so far; ``own``: this notebook's entry in it.
+    """
+    from pygments.formatters import HtmlFormatter
+
+    names = [n["name"] for n in run["notebooks"]]
+    at = names.index(own["name"])
+    return render(
+        "page.html.j2",
+        notebook.with_suffix(".html"),
+        run=run,
+        own=own,
+        before=names[at - 1] if at else None,
+        after=names[at + 1] if at + 1 < len(names) else None,
+        code_style=HtmlFormatter(style="default").get_style_defs(".highlight"),
+        body=notebook_body(notebook, source.parent) if notebook.exists() else "",
+    )
+
+
+def accuracy(metrics: Mapping[str, Any]) -> tuple[str, str] | None:
+    """("95.7 %", "91.4 to 98.6 %, n = 140") from 05_confusion, else from the last that has one."""
+    notebooks = metrics.get("notebooks")
+    entries = dict(notebooks) if isinstance(notebooks, dict) else {}
+    ordered = [entries.pop("05_confusion", None), *reversed(list(entries.values()))]
+    for entry in ordered:
+        numbers = entry.get("numbers") if isinstance(entry, dict) else None
+        if isinstance(numbers, dict) and isinstance(numbers.get("accuracy"), int | float):
+            text = f"{100 * numbers['accuracy']:.1f}\N{NO-BREAK SPACE}%"
+            try:
+                low, high = 100 * numbers["accuracy_low"], 100 * numbers["accuracy_high"]
+                return text, f"{low:.1f} to {high:.1f}\N{NO-BREAK SPACE}%, n = {numbers['n']}"
+            except (KeyError, TypeError):
+                return text, ""
+    return None
+
+
+def run_row(folder: Path) -> dict[str, Any]:
+    """What the index says about one run; tolerates missing and broken files."""
+    run, metrics = read_json(folder / "run.json"), read_json(folder / "metrics.json")
+    changed = run.get("parameters") if isinstance(run.get("parameters"), dict) else {}
+    notebooks = run.get("notebooks") if isinstance(run.get("notebooks"), list) else []
+    modified = datetime.fromtimestamp(folder.stat().st_mtime, UTC).isoformat(timespec="seconds")
+    status = str(run.get("status", "no run.json"))
+    return {
+        "name": folder.name,
+        "started": str(run.get("started", modified)),
+        "status": {"running": "not finished"}.get(status, status),
+        "profile": run.get("profile", ""),
+        "dataset": run.get("dataset", ""),
+        "parameters": {name: v for name, v in changed.items() if name != "DATASET"},
+        "accuracy": accuracy(metrics),
+        "seconds": run.get("seconds"),
+        "pages": sorted(p.stem for p in folder.glob("[0-9]*.html")),
+        "errors": [n for n in notebooks if isinstance(n, dict) and n.get("error")],
+        "files": [f for f in ("result.csv", "metrics.json", "run.json") if (folder / f).exists()],
+    }
+
+
+def write_index() -> Path:
+    """reports/index.html: every run, newest first, failed and unfinished ones too."""
+    reports = digitlib.REPORTS
+    reports.mkdir(parents=True, exist_ok=True)
+    folders = [p for p in reports.iterdir() if p.is_dir() and not p.name.startswith(".")]
+    known = [p for p in folders if (p / "run.json").exists() or (p / "metrics.json").exists()]
+    rows = sorted(map(run_row, known), key=lambda row: row["started"], reverse=True)
+    return render("index.html.j2", reports / "index.html", runs=rows)

@@ -1,0 +1,124 @@
+"""Parameters: what the notebooks declare, what a profile sets, and whether the two fit.
+
+In: notebooks/NN_*.ipynb (the cell tagged ``parameters``), a profile (YAML), a command line's text.
+Out: values in the declared types, or a Problem before anything has run.
+"""
+
+import ast
+import dataclasses
+import difflib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import digitlib
+from digitlib import Problem
+
+NOTEBOOKS = digitlib.ROOT / "notebooks"
+TYPES = {"int": int, "float": float, "bool": bool, "str": str}
+TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+# Values that are names, not paths; anything else that exists is made absolute for the kernels.
+NAMES = {
+    "DATASET": {"digits", "hands", "reference"},
+    "WEIGHTS": {"handwriting", "imagenet", "none"},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+    """One line of a notebook's parameters cell: ``N_PATCHES: int = 35  # per strip``."""
+
+    name: str
+    type: str
+    default: Any
+    help: str
+
+
+def notebook_paths(notebooks: Path | None = None) -> list[Path]:
+    """The notebooks of the suite, in the order in which they run."""
+    folder = Path(notebooks or NOTEBOOKS)
+    paths = sorted(folder.glob("[0-9]*.ipynb"))
+    if not paths:
+        raise Problem(f"{folder}: no notebook (NN_name.ipynb) in this folder")
+    return paths
+
+
+def notebook_parameters(path: Path) -> dict[str, Parameter]:
+    """The annotated assignments in the cell tagged ``parameters``; {} where there is none.
+
+    Read from the syntax tree: papermill's own inspection drops a line whose comment has a "=".
+    """
+    cells = json.loads(Path(path).read_text(encoding="utf-8"))["cells"]
+    tagged = [c for c in cells if "parameters" in c.get("metadata", {}).get("tags", [])]
+    found = {}
+    for cell in tagged:
+        source = "".join(cell["source"])
+        lines = source.encode().splitlines()  # column offsets count bytes
+        for node in ast.parse(source).body:
+            if not isinstance(node, ast.AnnAssign) or node.value is None:
+                raise Problem(f"{path}: line {node.lineno} of the parameters cell: NAME: type = …")
+            comment = lines[node.end_lineno - 1][node.end_col_offset :].decode()
+            name, kind = ast.unparse(node.target), ast.unparse(node.annotation)
+            if kind not in TYPES:
+                raise Problem(f"{path}: {name}: {kind} is none of {', '.join(TYPES)}")
+            default = ast.literal_eval(node.value)
+            found[name] = Parameter(name, kind, default, comment.partition("#")[2].strip())
+    return found
+
+
+def typed(parameter: Parameter, value: Any) -> Any:
+    """``value`` in the parameter's type; text (a command line, YAML's 2e-5) is parsed."""
+    kind = TYPES[parameter.type]
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is kind and (kind is not float or math.isfinite(value)):
+        return value
+    if isinstance(value, str):
+        try:
+            parsed = TRUTH[value.strip().lower()] if kind is bool else kind(value)
+            if kind is not float or math.isfinite(parsed):
+                return parsed
+        except (ValueError, KeyError):
+            pass
+    wanted = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "text"}
+    raise Problem(f"{parameter.name} must be {wanted[parameter.type]}, not {value!r}")
+
+
+def read_profile(profile: str, notebooks: Path | None = None) -> dict[str, Any]:
+    """A flat map of parameters: notebooks/profiles/<profile>.yaml, or any path to a .yaml file."""
+    import yaml
+
+    folder = Path(notebooks or NOTEBOOKS) / "profiles"
+    path = Path(profile) if profile.endswith((".yaml", ".yml")) else folder / f"{profile}.yaml"
+    if not path.is_file():
+        there = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
+        raise Problem(f"no profile {profile!r}; there are: {there}, or give a path to a .yaml file")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise Problem(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise Problem(f"{path}: a profile is a flat map, one 'NAME: value' a line")
+    return values
+
+
+def settled(values: Mapping[str, Any], declared: Mapping[Path, dict[str, Parameter]]) -> dict:
+    """``values`` checked against what the notebooks declare; relative paths made absolute."""
+    known = {name: p for parameters in declared.values() for name, p in parameters.items()}
+    checked = {}
+    for name, value in values.items():
+        if name not in known:
+            near = difflib.get_close_matches(str(name).upper(), known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(sorted(known))}"
+            raise Problem(f"unknown parameter {name}; {hint}")
+        checked[name] = typed(known[name], value)
+        if name in NAMES and checked[name] not in NAMES[name]:
+            path = Path(checked[name]).expanduser()
+            if path.exists():  # kernels run in the notebooks folder: a relative path would break
+                checked[name] = str(path.resolve())
+            elif name == "DATASET":
+                names = ", ".join(sorted(NAMES[name]))
+                raise Problem(f"{path}: no such folder; DATASET is a folder or one of {names}")
+    return checked

@@ -1,0 +1,314 @@
+"""The report: runs the notebooks headless, each in its own kernel, and records what they conclude.
+
+In: notebooks/NN_*.ipynb, a profile (YAML), parameters from the command line.
+Out: reports/<run>/ (executed notebooks, HTML pages, metrics.json, run.json), reports/index.html.
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import logging
+import math
+import os
+import platform
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import digitlib
+from digitlib import Problem, whole_file
+from digitlib.pages import read_json, write_index, write_page
+from digitlib.parameters import notebook_parameters, notebook_paths, read_profile, settled
+
+PACKAGES = ("numpy", "keras", "tensorflow", "jax", "opencv-python-headless", "papermill")
+
+
+# --- The run folder --------------------------------------------------------------------------
+
+
+def run_folder(run: str) -> Path:
+    """reports/<run>. Raises Problem for a name that is not one plain folder name."""
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", str(run)):
+        raise Problem(f"run name {run!r}: use letters, digits, '.', '_' and '-' only")
+    return digitlib.REPORTS / run
+
+
+def plain(value: Any) -> Any:
+    """``value`` as JSON can hold it: arrays as lists, NaN and infinity as None."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    if isinstance(value, Mapping):
+        return {str(plain(key)): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist"):  # numpy scalars and arrays, pandas columns
+        return plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+def write_json(path: Path, value: Any) -> None:
+    with whole_file(path) as aside:
+        text = json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False)
+        aside.write_text(text + "\n", encoding="utf-8")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that make the numbers; imports none of them."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            name = "opencv" if package.startswith("opencv") else package
+            found[name] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit() -> str | None:
+    """The commit of this code, with "-dirty" when tracked files differ; None without git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        answer = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=20
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None
+
+
+def device() -> str:
+    """The device that Keras computes on, if this process has loaded Keras, else the CPU."""
+    cpu = f"cpu ({os.cpu_count()} cores, {platform.machine()})"
+    keras = sys.modules.get("keras")
+    try:
+        found = keras.distribution.list_devices("gpu") if keras else []
+    except Exception:  # a backend that cannot list its devices
+        found = []
+    return f"{len(found)} gpu, {cpu}" if found else cpu
+
+
+def peak_memory_mb() -> float:
+    """The most memory that this process has held so far, in MB (10^6 bytes)."""
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset / 1e6
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak / 1e3  # bytes on macOS, else kB
+
+
+def record(run: str, notebook: str, numbers: Mapping[str, Any], parameters: Any) -> None:
+    """Write what a notebook concluded under its name into reports/<run>/metrics.json.
+
+    ``numbers``: any nesting of numbers, text, arrays. ``parameters``: a mapping or a dataclass.
+    """
+    import psutil
+
+    path = run_folder(run) / "metrics.json"
+    metrics, values = read_json(path), plain(parameters)
+    entry = {
+        "numbers": numbers,
+        "parameters": values,
+        "seed": values.get("seed", values.get("SEED")),
+        "recorded": now(),
+        "git_commit": git_commit(),
+        "versions": versions(),
+        "device": device(),
+        "wall_seconds": round(time.time() - psutil.Process().create_time(), 1),
+        "peak_memory_mb": round(peak_memory_mb()),
+    }
+    notebooks = metrics.get("notebooks", {}) | {notebook: entry}
+    write_json(path, metrics | {"run": run, "notebooks": notebooks})
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+# --- Running ---------------------------------------------------------------------------------
+
+
+@contextmanager
+def watched(line: str) -> Iterator[dict[str, float]]:
+    """Print ``line`` with the time that the block takes; sample the memory it holds meanwhile.
+
+    Yields {"seconds": …, "peak_memory_mb": …}, complete after the block: resident memory of this
+    process and its kernels together (pages that they share count twice).
+    """
+    import psutil
+
+    live, started, stop = sys.stdout.isatty(), time.monotonic(), threading.Event()
+    seen = {"seconds": 0.0, "peak_memory_mb": 0.0}
+
+    def sample() -> None:
+        me = psutil.Process()
+        while not stop.wait(0.5):
+            held = 0
+            for process in [me, *me.children(recursive=True)]:
+                try:
+                    held += process.memory_info().rss
+                except psutil.Error:  # it ended between the two calls
+                    continue
+            seen["peak_memory_mb"] = max(seen["peak_memory_mb"], round(held / 1e6))
+            if live:
+                print(f"\r{line} … {time.monotonic() - started:.0f} s", end="", flush=True)
+
+    print(f"{line} …", end="", flush=True)
+    thread = threading.Thread(target=sample, daemon=True)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        stop.set()
+        thread.join()
+        seen["seconds"] = round(time.monotonic() - started, 1)
+        print(f"{chr(13) + line + ' …' if live else ''} {seen['seconds']:.0f} s", flush=True)
+
+
+def execute(path: Path, out: Path, parameters: Mapping[str, Any]) -> str | None:
+    """Run one notebook in its own kernel; the error in one line, or None. Never in place.
+
+    What was done before an error, a dead kernel or a Ctrl-C is kept in ``out``.
+    """
+    import nbformat
+    import papermill
+
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # parameters are checked here already
+    partial = out.with_name(f".{out.stem}.partial.ipynb")
+    try:
+        papermill.execute_notebook(
+            nbformat.read(path, as_version=4),
+            partial,
+            dict(parameters),
+            kernel_name="python3",
+            language="python",
+            progress_bar=False,
+            extra_arguments=["--log-level=CRITICAL"],  # remarks would break the progress line
+            cwd=path.parent,
+        )
+    except papermill.PapermillExecutionError as error:
+        return f"{error.ename}: {error.evalue}".strip().rstrip(":")
+    except Exception as error:  # the kernel died (out of memory?) or could not be started
+        return f"{type(error).__name__}: {error}"
+    finally:
+        if partial.exists():
+            os.replace(partial, out)
+    return None
+
+
+def default_run_name(profile: str, dataset: str, changed: Mapping[str, Any]) -> str:
+    """<profile>-<dataset>, and what ``-p`` changed: runs of a sweep do not overwrite each other."""
+    parts = [Path(profile).stem, Path(dataset).name]
+    for name, value in sorted(changed.items()):
+        parts += [name.lower(), Path(str(value)).name]
+    safe = [re.sub(r"[^A-Za-z0-9._]+", "-", part).strip(".-") for part in parts]
+    return "-".join(part for part in safe if part)[:100] or "run"
+
+
+def run_report(
+    profile: str = "quick",
+    parameters: Mapping[str, Any] | None = None,
+    dataset: str | None = None,
+    run: str | None = None,
+    notebooks: Path | None = None,
+) -> int:
+    """Run the notebooks in order into reports/<run>/; 0 if all went well, else 1.
+
+    A notebook names those it needs in its metadata, ``{"digitlib": {"needs": ["03_training"]}}``,
+    and is skipped when one of them failed. Raises Problem, before anything is written, for an
+    unknown profile, parameter or dataset folder and for a value of the wrong type.
+    """
+    from digitlib.settings import Settings
+
+    paths = notebook_paths(notebooks)
+    declared = {path: notebook_parameters(path) for path in paths}
+    given = dict(parameters or {}) | ({"DATASET": dataset} if dataset is not None else {})
+    values = settled(read_profile(profile, paths[0].parent) | given, declared)
+    defaults = {n: p.default for own in declared.values() for n, p in own.items()}
+    Settings.of(defaults | values)  # ranges
+    data = str(values.get("DATASET", defaults.get("DATASET", "")))
+    changed = {n: values[n] for n in given if n not in ("DATASET", "RUN")}
+    run = run or values.get("RUN") or default_run_name(profile, data, changed)
+    folder = run_folder(run)
+    folder.mkdir(parents=True, exist_ok=True)
+    # An earlier run of this name must not lend its numbers; checkpoints and the model may stay.
+    for old in [*folder.glob("[0-9]*.ipynb"), *folder.glob("[0-9]*.html")]:
+        old.unlink()
+    for name in ("metrics.json", "result.csv"):
+        (folder / name).unlink(missing_ok=True)
+
+    values["RUN"] = run
+    states = [{"name": path.stem, "status": "waiting"} for path in paths]
+    differ = {
+        name: value
+        for name, value in values.items()
+        if name != "RUN" and any(p[name].default != value for p in declared.values() if name in p)
+    }
+    state = {
+        "run": run,
+        "profile": Path(profile).stem,
+        "dataset": data,
+        "parameters": differ,
+        "started": now(),
+        "status": "running",
+        "seconds": 0.0,
+        "notebooks": states,
+        "git_commit": git_commit(),
+        "versions": versions(),
+    }
+    started = time.monotonic()
+    print(f"{len(paths)} notebooks into {folder}", flush=True)
+
+    def save() -> None:
+        state["seconds"] = round(time.monotonic() - started, 1)
+        state["peak_memory_mb"] = max((s.get("peak_memory_mb", 0) for s in states), default=0)
+        write_json(folder / "run.json", state)
+        write_index()
+
+    try:
+        save()
+        for number, (path, own) in enumerate(zip(paths, states, strict=True), 1):
+            line, out = f"[{number}/{len(paths)}] {path.stem}", folder / path.name
+            metadata = json.loads(path.read_text(encoding="utf-8")).get("metadata", {})
+            needs = metadata.get("digitlib", {}).get("needs", [])
+            bad = [s["name"] for s in states if s["name"] in needs and s["status"] != "done"]
+            if bad:
+                own |= {"status": "skipped", "error": f"needs {', '.join(bad)}"}
+                print(f"{line} skipped: {own['error']}", flush=True)
+            else:
+                own["status"] = "running"
+                save()
+                mine = {name: values[name] for name in declared[path] if name in values}
+                with watched(line) as seen:
+                    own["error"] = execute(path, out, mine)
+                own |= seen | {"status": "failed" if own["error"] else "done"}
+                if own["error"]:
+                    print(f"      failed: {own['error']}", flush=True)
+            write_page(out, path, state, own)
+            save()
+        state["status"] = "done" if all(s["status"] == "done" for s in states) else "failed"
+    except BaseException:
+        for unfinished in [state, *(s for s in states if s["status"] == "running")]:
+            unfinished["status"] = "interrupted"
+        raise
+    finally:
+        metrics = read_json(folder / "metrics.json")
+        entries = [e for e in metrics.get("notebooks", {}).values() if isinstance(e, dict)]
+        state["device"] = next((e["device"] for e in entries if "gpu" in e["device"]), device())
+        save()
+        keep = {key: state[key] for key in ("status", "seconds", "peak_memory_mb", "device")}
+        write_json(folder / "metrics.json", metrics | {"run": run} | keep)
+        index = write_index()
+    print(f"{state['status']} in {state['seconds']:.0f} s; open {index}", flush=True)
+    return 0 if state["status"] == "done" else 1
