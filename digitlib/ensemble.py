@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from digitlib import Problem, evaluate, model, patches, strips, whole_file
+from digitlib import Problem, evaluate, model, patches, strips
 from digitlib.dataset import Page, read_pages
 from digitlib.settings import Settings
 
@@ -87,17 +87,6 @@ def evaluated(
         seconds=[round(ballot.seconds, 4) for ballot in ballots],
     )
     return table, probabilities
-
-
-def save_probabilities(probabilities: np.ndarray, folder: Path) -> None:
-    """Write (n_images, classes) probabilities to ``folder``, beside result.csv, as float32."""
-    with whole_file(folder / "probabilities.npy") as aside:
-        np.save(aside, probabilities.astype(np.float32))
-
-
-def load_probabilities(folder: Path) -> np.ndarray:
-    """What `save_probabilities` wrote: (n_images, classes) float32."""
-    return np.load(folder / "probabilities.npy", allow_pickle=False)
 
 
 def accuracy_by_count(

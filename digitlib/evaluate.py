@@ -104,6 +104,17 @@ def read_result_csv(path: Path) -> pd.DataFrame:
     return table
 
 
+def save_probabilities(probabilities: np.ndarray, folder: Path) -> None:
+    """Write (n_images, classes) probabilities to ``folder``, beside result.csv, as float32."""
+    with whole_file(folder / "probabilities.npy") as aside:
+        np.save(aside, probabilities.astype(np.float32))
+
+
+def load_probabilities(folder: Path) -> np.ndarray:
+    """What `save_probabilities` wrote: (n_images, classes) float32."""
+    return np.load(folder / "probabilities.npy", allow_pickle=False)
+
+
 def is_correct(result: pd.DataFrame) -> np.ndarray:
     """(n,) bool: which images are right. Raises Problem if there are none, or one has no label."""
     if result.empty:

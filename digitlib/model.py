@@ -5,8 +5,9 @@ In: settings and class names. Out: a Keras model from patches (n, s, s, 1) uint8
 """
 
 import json
+import warnings
 import zipfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import keras
@@ -72,12 +73,13 @@ def backbone(settings: Settings) -> keras.Model:
         )
     if not path.name.endswith((".h5", ".keras")):
         raise Problem(f"{path}: a weights file's name ends in .weights.h5, .h5 or .keras")
-    errors = []
+    whole, errors = _mobilenet(size, width), []
     for reach in ("out_relu", TRUNK_LAYER):  # a file of the whole network, or of the trunk
-        network = trunk(size, width, reach)
+        network = read_at(whole, reach)
         try:
-            network.load_weights(path)
-        except (ValueError, OSError, KeyError) as error:
+            with warnings.catch_warnings(action="ignore"):  # of layers that are not in a trunk
+                network.load_weights(path)
+        except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
             errors.append(str(error).splitlines()[0])
             continue
         if layer not in [item.name for item in network.layers]:
@@ -130,7 +132,10 @@ def build(n_classes: int, settings: Settings) -> Network:
 def save(network: keras.Model, classes: list[str], settings: Settings, path: Path) -> Path:
     """Write ``network`` as a `.keras` file, which any Keras can load, with its card inside."""
     with whole_file(path) as aside:
-        network.save(aside)
+        # Built anew, without what training left in it: optimisers, a loss unknown to load_model.
+        bare = build(len(classes), replace(settings, weights="none")).whole
+        bare.set_weights(network.get_weights())
+        bare.save(aside)
         with zipfile.ZipFile(aside, "a", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr(CARD, json.dumps({"classes": classes, "settings": asdict(settings)}))
     return path
@@ -146,21 +151,25 @@ def load(path: Path) -> tuple[keras.Model, list[str], Settings]:
     try:
         with zipfile.ZipFile(path) as archive:
             if sum(member.file_size for member in archive.infolist()) > MOST_BYTES:
-                raise Problem(f"{path} unpacks to more than {MOST_BYTES >> 20} MiB: not loaded")
+                raise Problem(f"unpacks to more than {MOST_BYTES >> 20} MiB")
             card = json.loads(archive.read(CARD))
         classes, settings = card["classes"], Settings(**(card["settings"] | {"weights": "none"}))
-        well_formed = all(isinstance(label, str) and 0 < len(label) <= 64 for label in classes)
-        if not (2 <= len(classes) <= 100_000 and well_formed):
-            raise Problem(f"{path}: its class names are not 2 to 100000 short strings")
+        well_formed = isinstance(classes, list) and all(isinstance(c, str) for c in classes)
+        if not well_formed or not 2 <= len(set(classes)) == len(classes) <= 100_000:
+            raise Problem("its class names are not 2 to 100000 different texts")
+        if not all(0 < len(label) <= 64 for label in classes):
+            raise Problem("its class names are not of 1 to 64 characters")
     except FileNotFoundError:
         raise Problem(
             f"{path}: no such model; train one with `python -m digitlib report`"
         ) from None
-    except (zipfile.BadZipFile, KeyError, TypeError, json.JSONDecodeError, OSError) as error:
+    except Exception as error:  # a damaged file makes zipfile and json raise nearly anything
         raise Problem(f"{path} is not a model that digitlib saved ({error})") from error
-    network = build(len(classes), settings).whole
     try:
-        network.load_weights(path)
+        network = build(len(classes), settings).whole
+        with warnings.catch_warnings(action="ignore"):
+            network.load_weights(path)
     except (ValueError, OSError, KeyError) as error:
-        raise Problem(f"{path}: its weights do not fit its settings ({error})") from error
+        reason = str(error).splitlines()[0]
+        raise Problem(f"{path}: its weights do not fit its settings ({reason})") from error
     return network, classes, settings

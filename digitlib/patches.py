@@ -4,15 +4,13 @@ In: strips and settings. Out: batches (n, size, size, 1) uint8. A patch is cut a
 resampling, straight from the strip, so that what turns into view is the page's own surroundings.
 """
 
-import copy
-from collections.abc import Sequence
-
 import cv2
-import keras
 import numpy as np
 
 from digitlib.settings import Settings
-from digitlib.strips import PAPER, Strip
+from digitlib.strips import Strip
+
+CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 
 
 def even_centres(strip: Strip, n: int, settings: Settings) -> np.ndarray:
@@ -55,7 +53,7 @@ def cut(
     """The patch around ``centre`` (x, y px) as (size, size) uint8; augmented if ``rng`` is given.
 
     Beyond the strip there is paper. Augmentations as in the original: rotation, translation, zoom
-    and contrast, each uniform; and the pen a pixel thinner or thicker.
+    and contrast, each uniform; and the pen about a pixel thinner or thicker.
     """
     image, size = strip.image, settings.input_size
     turn, zoom, offset = 0.0, settings.scale, np.zeros(2)
@@ -68,12 +66,12 @@ def cut(
     # OpenCV counts from pixel centres, hence the halves.
     shift = size / 2 - 0.5 - matrix @ (np.asarray(centre) + offset - 0.5)
     patch = cv2.warpAffine(
-        image, np.c_[matrix, shift], (size, size), flags=cv2.INTER_LINEAR, borderValue=PAPER
+        image, np.c_[matrix, shift], (size, size), flags=cv2.INTER_LINEAR, borderValue=strip.paper
     )
     if rng is not None:
         if rng.random() < settings.thickness:
-            thicker = rng.random() < 0.5
-            patch = (cv2.erode if thicker else cv2.dilate)(patch, np.ones((2, 2), np.uint8))
+            spread = cv2.erode if rng.random() < 0.5 else cv2.dilate
+            patch = cv2.addWeighted(patch, 0.5, spread(patch, CROSS), 0.5, 0)
         if settings.contrast:
             factor, mean = 1 + rng.uniform(-settings.contrast, settings.contrast), patch.mean()
             patch = np.clip((patch - mean) * factor + mean, 0, 255).astype(np.uint8)
@@ -87,42 +85,3 @@ def cut_all(
     size = settings.input_size
     patches = [cut(strip, centre, settings, rng) for centre in centres]
     return np.array(patches, np.uint8).reshape(len(centres), size, size, 1)
-
-
-class PatchStream(keras.utils.PyDataset):
-    """Random augmented patches of random strips for training, cut beside the running model.
-
-    A batch is a function of (seed, epoch, index) alone: (batch, size, size, 1) uint8 and (batch,)
-    int. Each batch draws its classes evenly, then a strip of the class, then a place on it.
-    """
-
-    def __init__(self, strips: Sequence[Strip], classes: list[str], settings: Settings) -> None:
-        super().__init__(workers=2, use_multiprocessing=False, max_queue_size=16)
-        self.settings, self.strips = settings, list(strips)
-        self.epoch: tuple[int, int] = (0, 0)
-        number = {label: i for i, label in enumerate(classes)}
-        self.by_class: list[list[int]] = [[] for _ in classes]
-        for i, strip in enumerate(self.strips):
-            self.by_class[number[strip.label]].append(i)
-
-    def at(self, epoch: int, phase: int) -> "PatchStream":
-        """The stream of ``epoch`` in ``phase``."""
-        stream = copy.copy(self)
-        stream.epoch = (phase, epoch)
-        return stream
-
-    def __len__(self) -> int:
-        return self.settings.steps
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        settings = self.settings
-        rng = np.random.default_rng([settings.seed, *self.epoch, index])
-        rounds = -(-settings.batch_size // len(self.by_class))
-        classes = [rng.permutation(len(self.by_class)) for _ in range(rounds)]
-        classes = np.concatenate(classes)[: settings.batch_size]
-        patches = np.empty((len(classes), settings.input_size, settings.input_size, 1), np.uint8)
-        for i, label in enumerate(classes):
-            strip = self.strips[rng.choice(self.by_class[label])]
-            centre = random_centres(strip, 1, settings, rng)[0]
-            patches[i, ..., 0] = cut(strip, centre, settings, rng)
-        return patches, classes

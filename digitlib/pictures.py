@@ -212,14 +212,8 @@ def training_curves(history: pd.DataFrame) -> Figure:
                 legend = label if phase == history["phase"].iloc[0] else None
                 axis.plot(epoch[part], history[column][part], ".-", color=colour, label=legend)
         if 0 < n_head < len(history):
-            axis.axvspan(n_head + 0.5, len(history) + 0.5, color=ACCENT, alpha=0.08, lw=0)
-            axis.text(
-                n_head + 0.6,
-                0.03,
-                "fine-tuning",
-                color=ACCENT,
-                transform=axis.get_xaxis_transform(),
-            )
+            band = (n_head + 0.5, len(history) + 0.5)
+            axis.axvspan(*band, color=ACCENT, alpha=0.15, lw=0, label="fine-tuning")
         axis.set(xlabel="epoch", title=f"{name} of single patches")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0].set(ylim=(0, None), ylabel="cross-entropy")

@@ -85,8 +85,8 @@ class Crops(keras.utils.PyDataset):
 
 def pretrain(
     out: Path,
-    hands: int = 2000,
-    steps: int = 5000,
+    hands: int = 500,
+    steps: int = 4500,
     batch_size: int = 64,
     width: float = 1.0,
     seed: int = 1,

@@ -176,6 +176,24 @@ def watched(line: str) -> Iterator[dict[str, float]]:
         print(f"{chr(13) + line + ' …' if live else ''} {seen['seconds']:.0f} s", flush=True)
 
 
+@contextmanager
+def stderr_to(log: Path) -> Iterator[None]:
+    """Append what this process and its children write to stderr to ``log``.
+
+    Kernels inherit it: what TensorFlow says while it loads would break the progress lines.
+    """
+    sys.stderr.flush()
+    before = os.dup(2)
+    try:
+        with log.open("ab") as file:
+            os.dup2(file.fileno(), 2)
+            yield
+            sys.stderr.flush()
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+
+
 def execute(path: Path, out: Path, parameters: Mapping[str, Any]) -> str | None:
     """Run one notebook in its own kernel; the error in one line, or None. Never in place.
 
@@ -245,7 +263,7 @@ def run_report(
     # An earlier run of this name must not lend its numbers; checkpoints and the model may stay.
     for old in [*folder.glob("[0-9]*.ipynb"), *folder.glob("[0-9]*.html")]:
         old.unlink()
-    for name in ("metrics.json", "result.csv"):
+    for name in ("metrics.json", "result.csv", "kernels.log"):
         (folder / name).unlink(missing_ok=True)
 
     values["RUN"] = run
@@ -290,7 +308,7 @@ def run_report(
                 own["status"] = "running"
                 save()
                 mine = {name: values[name] for name in declared[path] if name in values}
-                with watched(line) as seen:
+                with watched(line) as seen, stderr_to(folder / "kernels.log"):
                     own["error"] = execute(path, out, mine)
                 own |= seen | {"status": "failed" if own["error"] else "done"}
                 if own["error"]:

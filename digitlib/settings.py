@@ -75,7 +75,7 @@ class Settings:
     translation: float = 0.05  # of the patch
     zoom: float = 0.05
     contrast: float = 0.2
-    thickness: float = 0.3  # how often the pen is made a pixel thinner or thicker
+    thickness: float = 0.3  # how often the pen is made thinner or thicker
     # network
     width: float = 1.0  # MobileNetV2's alpha
     weights: str = "handwriting"  # handwriting (shipped), imagenet (downloaded), none, or a file
@@ -84,14 +84,12 @@ class Settings:
     # training
     batch_size: int = 64
     steps: int = 60  # batches an epoch of the second phase
-    views: int = (
-        4  # augmented views whose features are cached in phase 1; 0: the original procedure
-    )
+    views: int = 2  # augmented views whose features phase 1 caches; 0 caches nothing
     view_patches: int = 20  # patches of each strip in a view
-    head_epochs: int = 30
-    head_rate: float = 3e-3
+    head_epochs: int = 20
+    head_rate: float = 5e-3
     head_smoothing: float = 0.05
-    tune_epochs: int = 6
+    tune_epochs: int = 8
     tune_layers: int = 200  # how many of the backbone's last layers train in phase 2
     tune_rate: float = 1e-3
     tune_smoothing: float = 0.03

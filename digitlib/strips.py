@@ -29,6 +29,11 @@ class Strip:
     name: str  # file name of the page
 
     @cached_property
+    def paper(self) -> float:
+        """The grey level of its paper, the median."""
+        return float(np.median(self.image))
+
+    @cached_property
     def ink_points(self) -> np.ndarray:
         """(n, 2) int16 x, y of its ink from left to right; of a blank strip, its middle row."""
         rows, columns = np.nonzero(ink(self.image))

@@ -17,11 +17,11 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from digitlib import Problem, model, patches, strips, whole_file
+from digitlib.batches import CachedFeatures, PatchStream
 from digitlib.dataset import Dataset
 from digitlib.settings import Settings
 
 PLATEAU, FLOOR = 2, 1e-6  # the original halves the rate after 2 epochs without gain, down to 1e-6
-CACHED_BATCH = 512  # head training on cached features: a batch costs a millisecond
 VALIDATION_PATCHES = 15  # evenly spaced, per validation strip
 
 Batches = keras.utils.PyDataset
@@ -37,22 +37,6 @@ class Trained:
     n_patches: dict[str, int]  # patches that went through the backbone in each phase
 
 
-class CachedFeatures(keras.utils.PyDataset):
-    """Batches of pooled features for phase 1; an epoch's order is a function of (seed, epoch)."""
-
-    def __init__(self, features: np.ndarray, labels: np.ndarray, seed: int, epoch: int) -> None:
-        super().__init__()
-        self.features, self.labels = features, labels
-        self.order = np.random.default_rng([seed, 300, epoch]).permutation(len(labels))
-
-    def __len__(self) -> int:
-        return -(-len(self.labels) // CACHED_BATCH)
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        chosen = self.order[index * CACHED_BATCH : (index + 1) * CACHED_BATCH]
-        return self.features[chosen], self.labels[chosen]
-
-
 def rate_and_stop(accuracies: Sequence[float], rate: float, patience: int) -> tuple[float, bool]:
     """(learning rate of the next epoch, whether to stop), from validation accuracies so far.
 
@@ -66,7 +50,7 @@ def rate_and_stop(accuracies: Sequence[float], rate: float, patience: int) -> tu
             continue
         since_best, wait = since_best + 1, wait + 1
         if wait >= PLATEAU:
-            rate, wait = max(rate / 2, FLOOR), 0
+            rate, wait = max(rate / 2, min(rate, FLOOR)), 0
     return rate, since_best >= patience
 
 
@@ -120,8 +104,10 @@ class Checkpoints:
 
     def clear(self) -> None:
         self.rows = []
-        for path in [self.file, *self.folder.glob("phase*.weights.h5"), *self.folder.glob("*.npy")]:
-            path.unlink(missing_ok=True)
+        self.file.unlink(missing_ok=True)  # first: without it the others mean nothing
+        for pattern in "phase*.weights.h5", "view*.npy", ".partial-*":  # of a killed write
+            for path in self.folder.glob(pattern):
+                path.unlink(missing_ok=True)
 
 
 def _fit(
@@ -255,7 +241,7 @@ def train(dataset: Dataset, settings: Settings, folder: Path, progress: bool = T
         "pages": [[page.path.name, int(page.image.sum())] for page in dataset.train],
     }
     checkpoints = Checkpoints(Path(folder), fingerprint)
-    seconds, clock = {}, time.perf_counter()
+    seconds, clock = {"features": 0.0}, time.perf_counter()
 
     def lap(name: str) -> None:
         nonlocal clock
@@ -275,13 +261,11 @@ def train(dataset: Dataset, settings: Settings, folder: Path, progress: bool = T
     network = model.build(len(classes), settings)
     network.backbone.trainable = False
     resuming = bool(checkpoints.of(2))
-    n_patches = {"phase 1": 0, "phase 2": 0}
     if settings.views and not resuming:
         features = _cached_views(training, settings, network.features, checkpoints.folder, progress)
         shown = np.repeat([number[s.label] for s in training], settings.view_patches)
         shown = np.tile(shown, settings.views)
         held = network.features.predict(validation, batch_size=256, verbose=0)
-        n_patches["phase 1"] = len(features) + len(held)
         lap("features")
         _fit(
             network.head,
@@ -294,7 +278,7 @@ def train(dataset: Dataset, settings: Settings, folder: Path, progress: bool = T
             progress,
         )
     elif not resuming:
-        stream = patches.PatchStream(training, classes, settings)
+        stream = PatchStream(training, classes, settings)
         _fit(
             network.whole,
             network.dropout,
@@ -305,8 +289,6 @@ def train(dataset: Dataset, settings: Settings, folder: Path, progress: bool = T
             settings,
             progress,
         )
-        per_epoch = settings.steps * settings.batch_size + len(validation)
-        n_patches["phase 1"] = len(checkpoints.of(1)) * per_epoch
     lap("phase 1")
 
     if settings.tune_epochs:
@@ -314,7 +296,7 @@ def train(dataset: Dataset, settings: Settings, folder: Path, progress: bool = T
         for i, layer in enumerate(reversed(network.backbone.layers)):
             frozen = isinstance(layer, keras.layers.BatchNormalization)
             layer.trainable = i < settings.tune_layers and not frozen
-        stream = patches.PatchStream(training, classes, settings)
+        stream = PatchStream(training, classes, settings)
         _fit(
             network.whole,
             network.dropout,
@@ -325,9 +307,13 @@ def train(dataset: Dataset, settings: Settings, folder: Path, progress: bool = T
             settings,
             progress,
         )
-        per_epoch = settings.steps * settings.batch_size + len(validation)
-        n_patches["phase 2"] = len(checkpoints.of(2)) * per_epoch
     lap("phase 2")
     history = pd.DataFrame(checkpoints.rows)
+    # Counted from the history, so that a resumed run says the same.
+    per_epoch = settings.steps * settings.batch_size + len(validation)
+    n_patches = {f"phase {phase}": len(checkpoints.of(phase)) * per_epoch for phase in (1, 2)}
+    if settings.views:
+        once = settings.views * settings.view_patches * len(training)
+        n_patches["phase 1"] = once + len(validation)
     checkpoints.clear()
     return Trained(network.whole, history, seconds, n_patches)

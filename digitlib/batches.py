@@ -1,0 +1,73 @@
+"""Batches: what the two phases of training feed on, made ready beside the running model.
+
+In: strips, or features cached from them. Out: Keras datasets of (inputs, class numbers), in which a
+batch is a function of (seed, epoch, index) alone.
+"""
+
+import copy
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+
+from digitlib.patches import cut, random_centres
+from digitlib.settings import Settings
+from digitlib.strips import Strip
+
+CACHED_BATCH = 512  # head training on cached features: a batch costs a millisecond
+
+
+class PatchStream(keras.utils.PyDataset):
+    """Random augmented patches of random strips for training, cut beside the running model.
+
+    A batch is a function of (seed, epoch, index) alone: (batch, size, size, 1) uint8 and (batch,)
+    int. Each batch draws its classes evenly, then a strip of the class, then a place on it.
+    """
+
+    def __init__(self, strips: Sequence[Strip], classes: list[str], settings: Settings) -> None:
+        super().__init__(workers=2, use_multiprocessing=False, max_queue_size=16)
+        self.settings, self.strips = settings, list(strips)
+        self.epoch: tuple[int, int] = (0, 0)
+        number = {label: i for i, label in enumerate(classes)}
+        self.by_class: list[list[int]] = [[] for _ in classes]
+        for i, strip in enumerate(self.strips):
+            self.by_class[number[strip.label]].append(i)
+
+    def at(self, epoch: int, phase: int) -> "PatchStream":
+        """The stream of ``epoch`` in ``phase``."""
+        stream = copy.copy(self)
+        stream.epoch = (phase, epoch)
+        return stream
+
+    def __len__(self) -> int:
+        return self.settings.steps
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        settings = self.settings
+        rng = np.random.default_rng([settings.seed, *self.epoch, index])
+        rounds = -(-settings.batch_size // len(self.by_class))
+        classes = [rng.permutation(len(self.by_class)) for _ in range(rounds)]
+        classes = np.concatenate(classes)[: settings.batch_size]
+        side = settings.input_size
+        images = np.empty((len(classes), side, side, 1), np.uint8)
+        for i, label in enumerate(classes):
+            strip = self.strips[rng.choice(self.by_class[label])]
+            centre = random_centres(strip, 1, settings, rng)[0]
+            images[i, ..., 0] = cut(strip, centre, settings, rng)
+        return images, classes
+
+
+class CachedFeatures(keras.utils.PyDataset):
+    """Batches of pooled features for phase 1; an epoch's order is a function of (seed, epoch)."""
+
+    def __init__(self, features: np.ndarray, labels: np.ndarray, seed: int, epoch: int) -> None:
+        super().__init__()
+        self.features, self.labels = features, labels
+        self.order = np.random.default_rng([seed, 300, epoch]).permutation(len(labels))
+
+    def __len__(self) -> int:
+        return -(-len(self.labels) // CACHED_BATCH)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        chosen = self.order[index * CACHED_BATCH : (index + 1) * CACHED_BATCH]
+        return self.features[chosen], self.labels[chosen]

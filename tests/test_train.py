@@ -1,0 +1,411 @@
+"""Training: what each phase changes, when it stops, and that a kill changes nothing.
+
+In: three generated pages and the smallest network. Out: histories and weights, compared number by number.
+"""
+
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from digitlib import Problem, ensemble, model, patches, strips, train
+from digitlib.dataset import Dataset
+from digitlib.train import Checkpoints, rate_and_stop
+
+# --- the plateau and the end --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "patience", "rate", "stop"),
+    [
+        ([], 5, 8.0, False),  # before the first epoch
+        ([0.5], 5, 8.0, False),
+        ([0.5, 0.6, 0.7], 5, 8.0, False),  # ever better
+        ([0.5, 0.4], 5, 8.0, False),  # one epoch without gain
+        ([0.5, 0.5], 5, 8.0, False),  # as good is no gain
+        ([0.5, 0.4, 0.4], 5, 4.0, False),  # two: halved
+        ([0.5, 0.4, 0.4, 0.4], 5, 4.0, False),  # the count begins anew
+        ([0.5, 0.4, 0.4, 0.4, 0.4], 5, 2.0, False),  # four: a quarter
+        ([0.5, 0.4, 0.4, 0.4, 0.4, 0.4], 5, 2.0, True),  # five: the end
+        ([0.5, 0.4, 0.6, 0.5, 0.5], 5, 4.0, False),  # a gain between resets both counts
+        ([0.5, 0.4, 0.4, 0.6, 0.5], 5, 4.0, False),  # once halved, it stays halved
+        ([0.5, 0.4, 0.45, 0.49], 5, 4.0, False),  # better than the last, not than the best
+        ([0.0, 0.0, 0.0], 2, 4.0, True),  # nothing learnt, and nothing ever right
+        ([0.5, 0.4], 1, 8.0, True),
+        ([0.5], 1, 8.0, False),
+    ],
+)
+def test_rate_and_stop(accuracies, patience, rate, stop):
+    assert rate_and_stop(accuracies, 8.0, patience) == (rate, stop)
+
+
+@pytest.mark.parametrize(
+    ("start", "rate"),
+    [
+        (8e-6, 4e-6),
+        (1.5e-6, 1e-6),  # half would be under the floor
+        (1e-6, 1e-6),
+        (5e-7, 5e-7),  # under it from the start: not raised
+        (0.0, 0.0),  # no training at all stays none
+    ],
+)
+def test_the_rate_has_a_floor(start, rate):
+    assert rate_and_stop([0.5, 0.4, 0.4], start, 5)[0] == pytest.approx(rate)
+
+
+@given(
+    accuracies=st.lists(st.sampled_from([0.1, 0.2, 0.3, 0.4]), max_size=15),
+    rate=st.sampled_from([1e-3, 3e-6, 1e-6]),
+    patience=st.integers(1, 5),
+)
+def test_keras_s_callbacks_agree(accuracies, rate, patience):
+    plateau = keras.callbacks.ReduceLROnPlateau(
+        "val_accuracy", mode="max", factor=0.5, patience=2, min_lr=1e-6, min_delta=0
+    )
+    stopping = keras.callbacks.EarlyStopping("val_accuracy", mode="max", patience=patience)
+    network = SimpleNamespace(optimizer=SimpleNamespace(learning_rate=rate), stop_training=False)
+    for callback in plateau, stopping:
+        callback.set_model(network)
+        callback.on_train_begin()
+    for epoch, accuracy in enumerate(accuracies):
+        assert not rate_and_stop(accuracies[:epoch], rate, patience)[1]
+        for callback in plateau, stopping:
+            callback.on_epoch_end(epoch, {"val_accuracy": accuracy})
+        now, stop = rate_and_stop(accuracies[: epoch + 1], rate, patience)
+        assert stop == network.stop_training
+        assert now == pytest.approx(network.optimizer.learning_rate)
+        if stop:
+            break
+
+
+# --- checkpoints ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def layer() -> keras.Model:
+    return keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+
+
+def add(checkpoints: Checkpoints, layer: keras.Model, phase: int, epoch: int, accuracy: float):
+    """A checkpoint whose one weight is 10 * phase + epoch."""
+    layer.set_weights([np.array([[10.0 * phase + epoch]])])
+    checkpoints.add(layer, {"phase": phase, "epoch": epoch, "val_accuracy": accuracy})
+
+
+def files(folder) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_checkpoints_keep_the_last_and_the_best_of_each_phase(tmp_path, layer):
+    checkpoints = Checkpoints(tmp_path, {"seed": 1})
+    steps = [  # phase, epoch, accuracy, the epochs whose weights are there afterwards
+        (1, 1, 0.2, ["1-001"]),
+        (1, 2, 0.6, ["1-002"]),
+        (1, 3, 0.6, ["1-002", "1-003"]),  # as good is not better: the first stays the best
+        (1, 4, 0.5, ["1-002", "1-004"]),
+        (2, 1, 0.4, ["1-002", "2-001"]),
+        (2, 2, 0.9, ["1-002", "2-002"]),
+        (2, 3, 0.1, ["1-002", "2-002", "2-003"]),
+    ]
+    for phase, epoch, accuracy, kept in steps:
+        add(checkpoints, layer, phase, epoch, accuracy)
+        names = [f"phase{name.replace('-', '-epoch')}.weights.h5" for name in kept]
+        assert files(tmp_path) == [*names, "state.json"]
+    again = Checkpoints(tmp_path, {"seed": 1})
+    assert again.rows == checkpoints.rows
+    assert [(again.best(p)["epoch"], again.of(p)[-1]["epoch"]) for p in (1, 2)] == [(2, 4), (2, 3)]
+    for row, weight in ((again.best(1), 12), (again.best(2), 22), (again.rows[-1], 23)):
+        layer.load_weights(again.weights(row))
+        assert layer.get_weights()[0].item() == weight
+
+
+def test_weights_without_their_row_do_not_count(tmp_path, layer):
+    """A kill between the weights file and state.json leaves the epoch before."""
+    checkpoints = Checkpoints(tmp_path, {})
+    add(checkpoints, layer, 1, 1, 0.5)
+    layer.save_weights(checkpoints.weights({"phase": 1, "epoch": 2}))
+    assert [row["epoch"] for row in Checkpoints(tmp_path, {}).rows] == [1]
+
+
+def test_checkpoints_of_other_settings_or_pages_are_dropped(tmp_path, layer):
+    add(Checkpoints(tmp_path, {"seed": 1}), layer, 1, 1, 0.5)
+    np.save(tmp_path / "view000.npy", np.zeros(3))
+    (tmp_path / ".partial-x.weights.h5").write_bytes(b"of a write that was killed")
+    (tmp_path / "notes.txt").write_text("not ours")
+    assert Checkpoints(tmp_path, {"seed": 2}).rows == []
+    assert files(tmp_path) == ["notes.txt"]
+
+
+def test_no_checkpoints_yet(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "new", {})
+    assert checkpoints.rows == [] and checkpoints.best(1) is None and checkpoints.of(2) == []
+
+
+# --- a run --------------------------------------------------------------------------------------
+
+
+def metrics(history: pd.DataFrame) -> pd.DataFrame:
+    return history.drop(columns="seconds")
+
+
+def arrays(network: keras.Model) -> dict[str, np.ndarray]:
+    """Every number of the network by its path, the state of dropout's generator left out."""
+    variables = [v for v in network.variables if "seed_generator" not in v.path]
+    return {f"{i} {v.path}": keras.ops.convert_to_numpy(v) for i, v in enumerate(variables)}
+
+
+@pytest.fixture(scope="module")
+def cached(tiny):
+    """The default procedure: phase 1 learns from two cached views; then phase 2."""
+    return tiny
+
+
+@pytest.fixture(scope="module")
+def uncached(tiny):
+    """The original's first phase: every batch goes through the backbone."""
+    return dataclasses.replace(tiny, views=0, tune_epochs=0)
+
+
+@pytest.fixture(scope="module")
+def straight(digits, cached, tmp_path_factory) -> tuple[train.Trained, list[str]]:
+    """An uninterrupted run with ``cached``, and what it leaves in its folder."""
+    folder = tmp_path_factory.mktemp("straight")
+    trained = train.train(digits, cached, folder, progress=False)
+    return trained, files(folder)
+
+
+@pytest.fixture(scope="module")
+def straight_uncached(digits, uncached, tmp_path_factory) -> train.Trained:
+    return train.train(digits, uncached, tmp_path_factory.mktemp("uncached"), progress=False)
+
+
+@pytest.fixture(scope="module")
+def untrained(cached) -> model.Network:
+    return model.build(3, cached)
+
+
+def held_out(digits: Dataset, settings) -> tuple[np.ndarray, np.ndarray]:
+    """The validation patches and labels, cut here once more: 15 a page."""
+    items = strips.training_strips(digits.train, settings, progress=False)[1]
+    cut = [patches.cut_all(s, patches.even_centres(s, 15, settings), settings) for s in items]
+    return np.concatenate(cut), np.repeat([digits.classes.index(s.label) for s in items], 15)
+
+
+def test_history_has_a_row_an_epoch(straight):
+    history = straight[0].history
+    columns = "phase epoch loss accuracy val_loss val_accuracy rate seconds"
+    assert set(history) == set(columns.split())
+    assert history[["phase", "epoch"]].values.tolist() == [
+        [phase, epoch] for phase in (1, 2) for epoch in (1, 2, 3)
+    ]
+    assert history["rate"].tolist()[:2] == [3e-3, 3e-3] and history["rate"][3] == 1e-3
+    assert np.isfinite(history.values.astype(float)).all()
+    assert history[["accuracy", "val_accuracy"]].min().min() >= 0
+    assert history[["accuracy", "val_accuracy"]].max().max() <= 1
+
+
+def test_nothing_is_left_of_the_checkpoints(straight):
+    assert straight[1] == []
+
+
+def test_patches_are_counted(straight, straight_uncached):
+    # 7 training strips a page and 1 validation strip; 2 views of 3 patches, 15 to validate.
+    batches = 3 * (4 * 8 + 3 * 15)  # 3 epochs of 4 batches of 8, each validated
+    assert straight[0].n_patches == {"phase 1": 21 * 2 * 3 + 45, "phase 2": batches}
+    assert straight_uncached.n_patches == {"phase 1": batches, "phase 2": 0}
+    assert set(straight[0].seconds) == {"strips", "features", "phase 1", "phase 2"}
+
+
+def test_phase_1_leaves_the_backbone_as_it_was(straight_uncached, untrained):
+    before, after = arrays(untrained.whole), arrays(straight_uncached.network)
+    changed = [
+        name
+        for (name, one), other in zip(before.items(), after.values(), strict=True)
+        if not np.array_equal(one, other)
+    ]
+    assert [name.partition(" ")[2] for name in changed] == [
+        "head/logits/kernel" if "kernel" in name else "head/logits/bias" for name in changed
+    ]
+    assert len(changed) == 2
+
+
+def test_phase_2_trains_the_last_layers_and_no_batchnorm(straight, untrained, cached):
+    before, after = untrained.backbone, straight[0].network.get_layer("backbone")
+    last = [layer.name for layer in after.layers][-cached.tune_layers :]
+    for old, new in zip(before.layers, after.layers, strict=True):
+        same = all(
+            np.array_equal(a, b) for a, b in zip(old.get_weights(), new.get_weights(), strict=True)
+        )
+        frozen = isinstance(new, keras.layers.BatchNormalization) or new.name not in last
+        assert same == (frozen or not old.weights), new.name
+    convolutions = [layer for layer in last if before.get_layer(layer).weights]
+    assert sum("BN" not in name for name in convolutions) >= 4  # so that there was what to train
+
+
+def test_the_best_weights_are_restored(straight, digits, cached):
+    trained, _ = straight
+    images, labels = held_out(digits, cached)
+    logits = trained.network.predict(images, verbose=0)
+    second = trained.history.query("phase == 2")
+    best = second.loc[second["val_accuracy"].idxmax()]  # the first of equals
+    assert (logits.argmax(axis=1) == labels).mean() == pytest.approx(best["val_accuracy"])
+    assert smoothed_loss(logits, labels, cached.tune_smoothing) == pytest.approx(
+        best["val_loss"], rel=1e-4
+    )
+
+
+def smoothed_loss(logits: np.ndarray, labels: np.ndarray, smoothing: float) -> float:
+    """Mean cross-entropy with the truth at 1 - smoothing + smoothing / n, the rest smoothing / n."""
+    wanted = np.full(logits.shape, smoothing / logits.shape[1])
+    wanted[np.arange(len(labels)), labels] += 1 - smoothing
+    return float(-(wanted * np.log(ensemble.softmax(logits))).sum(axis=1).mean())
+
+
+def test_a_rate_of_nothing_learns_nothing_and_stops(digits, cached, untrained, tmp_path):
+    """Also the label smoothing, worked out here: the weights are those of the untrained network."""
+    settings = dataclasses.replace(
+        cached, head_rate=0, head_epochs=9, head_smoothing=0.3, patience=2, tune_epochs=0
+    )
+    history = train.train(digits, settings, tmp_path, progress=False).history
+    assert history["epoch"].tolist() == [1, 2, 3]  # the first is the best; two more are patience
+    assert history["rate"].tolist() == [0, 0, 0]
+    assert history["val_loss"].nunique() == history["val_accuracy"].nunique() == 1
+    images, labels = held_out(digits, settings)
+    logits = untrained.whole.predict(images, verbose=0)
+    assert history["val_loss"][0] == pytest.approx(smoothed_loss(logits, labels, 0.3), rel=1e-4)
+    assert history["val_accuracy"][0] == pytest.approx((logits.argmax(axis=1) == labels).mean())
+
+
+def test_a_trained_model_is_read_by_keras_and_by_digitlib(straight, digits, cached, tmp_path):
+    """Its loss and its optimiser were for the training, and stay out of the file."""
+    network = straight[0].network
+    path = model.save(network, digits.classes, cached, tmp_path / "model.keras")
+    images = held_out(digits, cached)[0][:5]
+    wanted = network.predict_on_batch(images)
+    for again in keras.models.load_model(path), model.load(path)[0]:
+        np.testing.assert_allclose(again.predict_on_batch(images), wanted, atol=1e-6)
+        assert len(again.variables) - len(network.variables) in (0, 1)  # no optimiser's moments
+
+
+def test_one_class_is_refused(digits, tiny, tmp_path):
+    alone = Dataset("one", digits.folder, digits.train[:1], [], 0)
+    with pytest.raises(Problem, match="one class only"):
+        train.train(alone, tiny, tmp_path, progress=False)
+
+
+# --- kill -9 ------------------------------------------------------------------------------------
+
+CHILD = """
+import json, sys, threading
+from pathlib import Path
+from digitlib import batches, patches, train
+from digitlib.dataset import load_dataset
+from digitlib.settings import Settings
+
+data, folder, marker, settings, stop = sys.argv[1:]
+stop, cut_all, cuts = json.loads(stop), patches.cut_all, 0
+
+def stuck():
+    Path(marker).touch()
+    threading.Event().wait()  # until killed
+
+def counted(strip, centres, settings, rng=None):
+    global cuts
+    cuts += rng is not None  # of a view
+    if cuts == stop.get("cut"):
+        stuck()
+    return cut_all(strip, centres, settings, rng)
+
+def watched(get):
+    def item(self, index):
+        if [*self.epoch, index] == stop.get("batch"):
+            stuck()
+        return get(self, index)
+    return item
+
+patches.cut_all = counted
+batches.PatchStream.__getitem__ = watched(batches.PatchStream.__getitem__)
+class Watched(train.CachedFeatures):
+    def __init__(self, features, labels, seed, epoch):
+        super().__init__(features, labels, seed, epoch)
+        self.epoch = (1, epoch)
+    __getitem__ = watched(train.CachedFeatures.__getitem__)
+train.CachedFeatures = Watched
+train.train(load_dataset(data, progress=False), Settings(**json.loads(settings)), folder, False)
+"""
+
+
+def kill_at(digits: Dataset, settings, folder, stop: dict) -> list[list[int]]:
+    """Train in a process of its own, kill -9 it at ``stop``; the [phase, epoch]s it had finished.
+
+    ``stop`` is the cut of a view, or the batch [phase, epoch from 0, index], which is never given
+    out: so its epoch cannot end, whatever the machine's speed.
+    """
+    marker = folder.with_suffix(".marker")
+    marker.unlink(missing_ok=True)
+    given = json.dumps(dataclasses.asdict(settings))
+    command = [sys.executable, "-c", CHILD, digits.folder, folder, marker, given, json.dumps(stop)]
+    with open(folder.with_suffix(".log"), "w+") as log:
+        with subprocess.Popen(command, stdout=log, stderr=log) as process:
+            while not marker.exists() and process.poll() is None:
+                time.sleep(0.02)
+            process.kill()
+        log.seek(0)
+        assert marker.exists(), log.read()
+    assert process.returncode != 0  # -9 where there are signals
+    state = folder / "state.json"
+    rows = json.loads(state.read_text())["rows"] if state.exists() else []
+    return [[row["phase"], row["epoch"]] for row in rows]
+
+
+def check_same(resumed: train.Trained, straight: train.Trained) -> None:
+    """Not nearly: every metric of every epoch, and every weight, bit by bit.
+
+    It holds because nothing depends on what a process did before: batches, dropout and the rate are
+    functions of (seed, epoch, index), Adam's moments are in the checkpoint, and each epoch's
+    arithmetic runs in the same order.
+    """
+    pd.testing.assert_frame_equal(
+        metrics(resumed.history), metrics(straight.history), check_exact=True
+    )
+    ours, theirs = arrays(resumed.network), arrays(straight.network)
+    for (name, one), other in zip(ours.items(), theirs.values(), strict=True):
+        assert np.array_equal(one, other), name
+    assert resumed.n_patches == straight.n_patches
+
+
+def test_killed_in_every_stage_and_run_again(digits, cached, straight, tmp_path):
+    folder = tmp_path / "run"
+    # In the second of two views of 21 strips: the first is kept.
+    assert kill_at(digits, cached, folder, {"cut": 26}) == []
+    assert "view000.npy" in files(folder) and "view001.npy" not in files(folder)
+    # In phase 1, before the second epoch's batch; then in the last batch of phase 2's second.
+    assert kill_at(digits, cached, folder, {"batch": [1, 1, 0]}) == [[1, 1]]
+    done = kill_at(digits, cached, folder, {"batch": [2, 1, cached.steps - 1]})
+    assert done == [[1, 1], [1, 2], [1, 3], [2, 1]]
+    check_same(train.train(digits, cached, folder, progress=False), straight[0])
+    assert files(folder) == []
+
+
+def test_killed_in_phase_1_of_the_original_procedure(digits, uncached, straight_uncached, tmp_path):
+    folder = tmp_path / "run"
+    stop = {"batch": [1, 2, uncached.steps - 1]}
+    assert kill_at(digits, uncached, folder, stop) == [[1, 1], [1, 2]]
+    check_same(train.train(digits, uncached, folder, progress=False), straight_uncached)
+
+
+def test_another_seed_is_another_run(straight, digits, cached, tmp_path):
+    """So that the two tests above compare what can differ."""
+    settings = dataclasses.replace(cached, seed=2, tune_epochs=0)
+    other = train.train(digits, settings, tmp_path, progress=False)
+    first = straight[0].history.query("phase == 1")
+    assert not np.array_equal(other.history["loss"], first["loss"])
