@@ -13,10 +13,10 @@ FOUND = for p in $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python)
 MOVED := $(shell test "$$(cat .venv/.installed 2>/dev/null)" = "$(CURDIR)" || rm -f .venv/.installed)
 
 .DEFAULT_GOAL := help
-.PHONY: help report test lab lock lint clean
+.PHONY: help report test lab notebooks lock lint clean
 
 help: ## List these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo '  PYTHON=python3.12 chooses the Python that .venv is made with'
 
 report: .venv/.installed ## Run the notebooks into reports/ (PROFILE=quick DATASET=digits ARGS='-p N_PATCHES 10')
@@ -29,6 +29,12 @@ test: .venv/.installed ## Run the unit tests, then all notebooks with nbval (ARG
 
 lab: .venv/.installed ## Open JupyterLab
 	$(PY) -m jupyterlab --notebook-dir=. $(ARGS)
+
+notebooks: .venv/.installed ## Run the notebooks in place, with their outputs as they are committed
+	TQDM_DISABLE=1 $(PY) -m jupyter nbconvert --to notebook --execute --inplace --log-level=WARN \
+		--ExecutePreprocessor.timeout=-1 --ExecutePreprocessor.record_timing=False \
+		--ExecutePreprocessor.extra_arguments=--IPKernelApp.capture_fd_output=False \
+		notebooks/*.ipynb
 
 lint: .venv/.installed ## Check and format with ruff
 	$(PY) -m ruff check --fix

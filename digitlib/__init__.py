@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -43,3 +44,14 @@ def whole_file(path: Path) -> Iterator[Path]:
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def progress_bar(items: Any = None, progress: bool = True, **how: Any) -> Any:
+    """A tqdm bar that goes when it is done; none without ``progress`` or where TQDM_DISABLE is set.
+
+    ``how``: tqdm's own desc, total, unit and so on.
+    """
+    from tqdm.auto import tqdm
+
+    hidden = not progress or bool(os.environ.get("TQDM_DISABLE"))
+    return tqdm(items, disable=hidden, leave=False, **how)

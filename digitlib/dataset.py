@@ -16,10 +16,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 from PIL import Image, ImageOps
-from tqdm import tqdm
 
 import digitlib
-from digitlib import Problem
+from digitlib import Problem, progress_bar
 from digitlib.fetch import CURES, missing_files
 
 GENERATED = ("digits", "hands")
@@ -169,7 +168,7 @@ def _images(folder: Path) -> list[Path]:
 def _read_all(paths: list[Path], progress: bool) -> tuple[list[Page], dict[Path, str], list[str]]:
     """The pages that can be read, the SHA-256 of each, and what is wrong with the others."""
     pages, hashes, problems = [], {}, []
-    for path in tqdm(paths, desc="Reading", unit="image", delay=1, disable=not progress):
+    for path in progress_bar(paths, progress, desc="reading", unit="image"):
         try:
             page, hashes[path] = _read(path)
             pages.append(page)

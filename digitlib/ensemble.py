@@ -12,9 +12,8 @@ import cv2
 import keras
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
-from digitlib import Problem, evaluate, model, patches, strips
+from digitlib import Problem, evaluate, model, patches, progress_bar, strips
 from digitlib.dataset import Page, read_pages
 from digitlib.settings import Settings
 
@@ -68,7 +67,7 @@ def votes(
 ) -> list[Votes]:
     """`vote` for each of ``pages``."""
     cv2.setNumThreads(1)
-    bar = tqdm(pages, desc="labelling", unit="image", disable=not progress, leave=False)
+    bar = progress_bar(pages, progress, desc="labelling", unit="image")
     return [vote(network, page, settings) for page in bar]
 
 

@@ -138,11 +138,15 @@ def accuracy_interval(
     The strips of one class share a hand and a training page, so they fail together; drawing strips
     singly would promise too much. ``correct``: (n_images,) bool, or values from 0 to 1;
     ``groups``: their classes. A single class shows no spread between classes: (0, 1), nothing is
-    known. All right or all wrong: the width is 0, so read Wilson's interval beside this one.
+    known. All right or all wrong, resampling would show no doubt at all: Wilson's interval, with as
+    many trials as there are classes.
     """
     names, group = np.unique(np.asarray(groups, dtype=object), return_inverse=True)
     if len(names) < 2:
         return 0.0, 1.0
+    if (mean := float(np.mean(correct))) in (0, 1):
+        low, high = wilson_interval(mean * len(names), len(names), level)
+        return float(low), float(high)
     per_class = np.stack([np.bincount(group, correct), np.bincount(group)], axis=1)  # (classes, 2)
     # Classes with equal counts are interchangeable: draw how many of each kind, not which.
     kinds, n_kind = np.unique(per_class, axis=0, return_counts=True)

@@ -8,9 +8,7 @@ import re
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from tqdm import tqdm
-
-from digitlib import DATA, Problem
+from digitlib import DATA, Problem, progress_bar
 
 COMMIT = "4c023d4eda6bdfa710da280214dad7d0e076fbef"
 UPSTREAM = f"https://raw.githubusercontent.com/mh2des/handwritten-digit-recognition/{COMMIT}/"
@@ -82,7 +80,7 @@ def fetch_reference(
     pool = ThreadPoolExecutor(THREADS)
     try:
         tasks = {pool.submit(fetch, name): name for name in wanted}
-        with tqdm(desc="Fetching", total=len(names), unit="file", disable=not progress) as bar:
+        with progress_bar(None, progress, desc="fetching", total=len(names), unit="file") as bar:
             bar.update(len(names) - len(wanted))
             for task in as_completed(tasks):
                 if error := task.exception():

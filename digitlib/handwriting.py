@@ -21,10 +21,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 from HersheyFonts import HersheyFonts
-from tqdm.auto import tqdm
 
 import digitlib
-from digitlib import Problem
+from digitlib import Problem, progress_bar
 
 VERSION = 1  # of what is drawn: raise it when the same seed gives other images
 PAGE = (1070, 1545)  # px, height and width of the reference data's training pages
@@ -314,10 +313,8 @@ def write_dataset(
         )
         with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
             done = pool.map(work, range(1, classes + 1), chunksize=2)
-            bar = tqdm(
-                done, total=classes, desc=f"writing {kind}", unit="class", disable=not progress
-            )
-            for _ in bar:
+            bar = {"total": classes, "desc": f"writing {kind}", "unit": "class"}
+            for _ in progress_bar(done, progress, **bar):
                 pass
         if folder.exists():
             shutil.rmtree(folder)

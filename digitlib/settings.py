@@ -89,7 +89,7 @@ class Settings:
     head_epochs: int = 20
     head_rate: float = 5e-3
     head_smoothing: float = 0.05
-    tune_epochs: int = 8
+    tune_epochs: int = 6
     tune_layers: int = 200  # how many of the backbone's last layers train in phase 2
     tune_rate: float = 1e-3
     tune_smoothing: float = 0.03

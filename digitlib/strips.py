@@ -10,8 +10,8 @@ from functools import cached_property
 
 import cv2
 import numpy as np
-from tqdm.auto import tqdm
 
+from digitlib import progress_bar
 from digitlib.dataset import Page
 from digitlib.settings import Settings
 
@@ -106,7 +106,7 @@ def training_strips(
 ) -> tuple[list[Strip], list[Strip]]:
     """(training strips, validation strips) of ``pages``, each enhanced once."""
     training, validation = [], []
-    for page in tqdm(pages, desc="strips", unit="page", disable=not progress, leave=False):
+    for page in progress_bar(pages, progress, desc="strips", unit="page"):
         tops = split_tops(page.image.shape[0], settings)
         training += _cut(page, tops[0], settings)
         validation += _cut(page, tops[1], settings)

@@ -9,14 +9,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import keras
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
-from digitlib import Problem, model, patches, strips, whole_file
+from digitlib import Problem, model, patches, progress_bar, strips, whole_file
 from digitlib.batches import CachedFeatures, PatchStream
 from digitlib.dataset import Dataset
 from digitlib.settings import Settings
@@ -55,7 +55,7 @@ def rate_and_stop(accuracies: Sequence[float], rate: float, patience: int) -> tu
 
 
 class _Bar(keras.callbacks.Callback):
-    def __init__(self, bar: tqdm) -> None:
+    def __init__(self, bar: Any) -> None:
         super().__init__()
         self.bar = bar
 
@@ -74,12 +74,12 @@ class Checkpoints:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.file = self.folder / "state.json"
         self.rows: list[dict] = []
-        if self.file.exists():
-            state = json.loads(self.file.read_text("utf-8"))
-            if state["fingerprint"] == self.fingerprint:
-                self.rows = state["rows"]
-            else:
-                self.clear()
+        state = json.loads(self.file.read_text("utf-8")) if self.file.exists() else {}
+        if state.get("fingerprint") == self.fingerprint:
+            self.rows = state["rows"]
+        else:
+            self.clear()
+            self.write()  # at once: cached views, too, are of these settings and pages only
 
     def weights(self, row: dict) -> Path:
         return self.folder / f"phase{row['phase']}-epoch{row['epoch']:03d}.weights.h5"
@@ -88,13 +88,16 @@ class Checkpoints:
         with whole_file(self.weights(row)) as aside:
             network.save_weights(aside)
         self.rows.append(row)
-        with whole_file(self.file) as aside:
-            state = {"fingerprint": self.fingerprint, "rows": self.rows}
-            aside.write_text(json.dumps(state, indent=1), "utf-8")
+        self.write()
         needed = {self.weights(row), *map(self.weights, filter(None, map(self.best, (1, 2))))}
         for path in self.folder.glob("phase*.weights.h5"):
             if path not in needed:
                 path.unlink()
+
+    def write(self) -> None:
+        with whole_file(self.file) as aside:
+            state = {"fingerprint": self.fingerprint, "rows": self.rows}
+            aside.write_text(json.dumps(state, indent=1), "utf-8")
 
     def of(self, phase: int) -> list[dict]:
         return [row for row in self.rows if row["phase"] == phase]
@@ -144,15 +147,9 @@ def _fit(
     if done:
         network.optimizer.build(network.trainable_variables)
         network.load_weights(checkpoints.weights(done[-1]))
-    bar = tqdm(
-        total=epochs * len(batches(0)),
-        initial=len(done) * len(batches(0)),
-        desc=f"phase {phase}",
-        unit="batch",
-        disable=not progress,
-        leave=False,
-    )
-    with bar:
+    length = len(batches(0))
+    how = {"total": epochs * length, "initial": len(done) * length, "unit": "batch"}
+    with progress_bar(None, progress, desc=f"phase {phase}", **how) as bar:
         for epoch in range(len(done), epochs):
             past = [row["val_accuracy"] for row in checkpoints.of(phase)]
             now, stop = rate_and_stop(past, rate, settings.patience)
@@ -183,7 +180,7 @@ def _fit(
 
 
 def _view(
-    items: Sequence[strips.Strip], view: int, settings: Settings, network: keras.Model, bar: tqdm
+    items: Sequence[strips.Strip], view: int, settings: Settings, network: keras.Model, bar: Any
 ) -> np.ndarray:
     """Pooled features (n_strips * view_patches, c) float32 of one augmented view of the strips."""
     features = []
@@ -207,14 +204,8 @@ def _cached_views(
 ) -> np.ndarray:
     """Features of all views, one file a view, so that a killed run keeps those it has."""
     views = []
-    bar = tqdm(
-        total=settings.views * len(items),
-        desc="features",
-        unit="strip",
-        disable=not progress,
-        leave=False,
-    )
-    with bar:
+    how = {"total": settings.views * len(items), "unit": "strip"}
+    with progress_bar(None, progress, desc="features", **how) as bar:
         for view in range(settings.views):
             file = folder / f"view{view:03d}.npy"
             if not file.exists():

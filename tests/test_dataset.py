@@ -17,6 +17,7 @@ from PIL import Image
 import digitlib
 from digitlib import Problem
 from digitlib.dataset import _is_inverted, label_of, load_dataset, read_image, read_pages
+from digitlib.handwriting import folder_of
 
 # 40 px wide, 36 high: the left 10 columns hold ink (0), the right 10 grey (200), the rest paper.
 GREY = np.full((36, 40), 255, np.uint8)
@@ -406,9 +407,11 @@ def test_reference_reads_the_named_folder(folder, monkeypatch):
 
 def test_generated_data_is_read_where_it_lies(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(digitlib, "DATA", tmp_path)
-    shutil.move(folder, tmp_path / "digits-2-5")  # so the generator has nothing to do
+    there = folder_of("digits", 2, 5)
+    shutil.move(folder, there)  # so the generator has nothing to do
     dataset = load_dataset("digits", classes=2, seed=5, progress=False)
-    assert (dataset.name, dataset.folder) == ("digits", tmp_path / "digits-2-5")
+    assert (dataset.name, dataset.folder) == ("digits", there)
+    assert there.parent == tmp_path
 
 
 @pytest.mark.skipif(

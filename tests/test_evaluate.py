@@ -181,8 +181,8 @@ def test_wilson_interval(n_correct, n, low, high):
 @pytest.mark.parametrize(
     ("correct", "groups", "expected"),
     [
-        ([1, 1, 1, 1], "aabb", (1, 1)),  # all right
-        ([0, 0, 0, 0], "aabb", (0, 0)),  # all wrong
+        ([1, 1, 1, 1], "aabb", (0.3424, 1)),  # all right: Wilson, 2 / (2 + 1.96 ** 2)
+        ([0, 0, 0, 0], "aabb", (0, 0.6576)),  # all wrong: the same from below
         ([1, 0], "aa", (0, 1)),  # one class: nothing known about others
         ([1, 1], "aa", (0, 1)),  # one class, all right: nor then
         ([1, 0], "ab", (0, 1)),  # two classes: both draws alike, 1/4 each way
@@ -191,7 +191,8 @@ def test_wilson_interval(n_correct, n, low, high):
     ],
 )
 def test_accuracy_interval(correct, groups, expected):
-    assert ev.accuracy_interval(np.array(correct, bool), list(groups), seed=1) == expected
+    got = ev.accuracy_interval(np.array(correct, bool), list(groups), seed=1)
+    assert got == pytest.approx(expected, abs=5e-5)
 
 
 def test_accuracy_interval_is_binomial_where_each_class_has_one_strip():

@@ -94,7 +94,6 @@ def by_layer(network: keras.Model) -> dict[str, list[np.ndarray]]:
         ("v3", "block_6_expand_relu", "block_6_expand_BN"),  # a part of it
         ("keras", "block_6_expand_relu", "block_6_expand_BN"),
         ("legacy", "out_relu", "Conv_1_bn"),
-        ("legacy", "block_3_expand_relu", "block_3_expand_BN"),
         ("trunk", "block_6_expand_relu", "block_6_expand_BN"),
         ("trunk", "block_1_expand_relu", "block_1_expand_BN"),  # within the trunk
     ],
@@ -252,12 +251,11 @@ def test_paper_is_one_and_ink_minus_one(network):
     np.testing.assert_allclose(taken, wanted, atol=1e-6)
 
 
-def test_the_head_is_a_function_of_the_seed():
-    kernel = [
-        model.build(3, dataclasses.replace(SMALL, seed=seed)).head.get_weights()[0]
-        for seed in (1, 1, 2)
-    ]
-    assert np.array_equal(kernel[0], kernel[1]) and not np.array_equal(kernel[0], kernel[2])
+def test_the_head_is_a_function_of_the_seed(network):
+    kernel = network.head.get_weights()[0]
+    again, other = (model.build(3, dataclasses.replace(SMALL, seed=seed)) for seed in (1, 2))
+    assert np.array_equal(kernel, again.head.get_weights()[0])
+    assert not np.array_equal(kernel, other.head.get_weights()[0])
 
 
 def test_mixed_precision_is_this_network_s_alone():
@@ -389,10 +387,8 @@ def test_a_bomb_is_refused_unopened(saved, tmp_path, monkeypatch):
     path.write_bytes(saved.read_bytes())
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
         for name in "a.bin", "b.bin":
-            with archive.open(name, "w", force_zip64=True) as member:
-                for _ in range(600):
-                    member.write(bytes(2**20))
-    assert path.stat().st_size < 2**22
+            archive.writestr(name, b"x")
+            archive.getinfo(name).file_size = 600 * 2**20  # what the directory will say
     monkeypatch.setattr(zipfile.ZipFile, "read", None)  # nothing may be read
     monkeypatch.setattr(zipfile.ZipFile, "open", None)
     with pytest.raises(Problem, match="bomb.keras.*unpacks to more than 1024 MiB"):
@@ -427,9 +423,7 @@ def test_nothing_is_deserialised(saved, tmp_path, monkeypatch):
 def test_a_failed_save_leaves_the_old_model(saved, network, tmp_path, monkeypatch):
     path = tmp_path / "model.keras"
     path.write_bytes(saved.read_bytes())
-    monkeypatch.setattr(
-        zipfile.ZipFile, "writestr", None
-    )  # the card cannot be added
+    monkeypatch.setattr(zipfile.ZipFile, "writestr", None)  # the card cannot be added
     with pytest.raises(TypeError):
         model.save(network.whole, NAMES, SMALL, path)
     assert path.read_bytes() == saved.read_bytes()

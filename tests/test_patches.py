@@ -1,6 +1,6 @@
 """Patches: where they are placed, that they are cut where they should be, and how far they vary.
 
-In: strips of known pixels, generated and real pages. Out: slices, paper beyond the edge, ink in them.
+In: strips of known pixels, generated and real pages. Out: slices, paper beyond the edge, ink.
 """
 
 import collections
@@ -20,7 +20,7 @@ from digitlib.patches import (
     random_centres,
 )
 from digitlib.settings import Settings
-from digitlib.strips import PAPER, Strip
+from digitlib.strips import Strip
 
 FULL = Settings(scale=1.0, patch_size=64, placement="anywhere")  # a pixel is a pixel
 STILL = {"rotation": 0, "translation": 0, "zoom": 0, "contrast": 0, "thickness": 0}

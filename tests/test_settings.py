@@ -1,6 +1,6 @@
 """Settings: types, ranges and choices are checked, and the profiles say what they promise.
 
-In: values as a notebook or a profile may give them. Out: Settings, or a Problem that names the knob.
+In: values as a notebook or a profile may give them. Out: Settings, or a named error.
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """Training: what each phase changes, when it stops, and that a kill changes nothing.
 
-In: three generated pages and the smallest network. Out: histories and weights, compared number by number.
+In: three generated pages and the smallest network. Out: histories and weights, compared bit by bit.
 """
 
 import dataclasses
@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import keras
@@ -142,7 +143,15 @@ def test_checkpoints_of_other_settings_or_pages_are_dropped(tmp_path, layer):
     (tmp_path / ".partial-x.weights.h5").write_bytes(b"of a write that was killed")
     (tmp_path / "notes.txt").write_text("not ours")
     assert Checkpoints(tmp_path, {"seed": 2}).rows == []
-    assert files(tmp_path) == ["notes.txt"]
+    assert files(tmp_path) == ["notes.txt", "state.json"]
+
+
+def test_views_without_an_epoch_belong_to_their_settings_too(tmp_path):
+    """Killed before the first epoch ended: the same settings find the view, others do not."""
+    for seed, views in ((1, 0), (1, 1), (2, 0), (1, 0)):
+        Checkpoints(tmp_path, {"seed": seed})
+        assert len(list(tmp_path.glob("view*.npy"))) == views
+        np.save(tmp_path / "view000.npy", np.zeros(3))
 
 
 def test_no_checkpoints_yet(tmp_path):
@@ -200,14 +209,15 @@ def held_out(digits: Dataset, settings) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(cut), np.repeat([digits.classes.index(s.label) for s in items], 15)
 
 
-def test_history_has_a_row_an_epoch(straight):
+def test_history_has_a_row_an_epoch(straight, cached):
     history = straight[0].history
     columns = "phase epoch loss accuracy val_loss val_accuracy rate seconds"
     assert set(history) == set(columns.split())
     assert history[["phase", "epoch"]].values.tolist() == [
         [phase, epoch] for phase in (1, 2) for epoch in (1, 2, 3)
     ]
-    assert history["rate"].tolist()[:2] == [3e-3, 3e-3] and history["rate"][3] == 1e-3
+    assert history["rate"].tolist()[:2] == [cached.head_rate] * 2  # no plateau so soon
+    assert history["rate"].tolist()[3:5] == [cached.tune_rate] * 2
     assert np.isfinite(history.values.astype(float)).all()
     assert history[["accuracy", "val_accuracy"]].min().min() >= 0
     assert history[["accuracy", "val_accuracy"]].max().max() <= 1
@@ -264,7 +274,7 @@ def test_the_best_weights_are_restored(straight, digits, cached):
 
 
 def smoothed_loss(logits: np.ndarray, labels: np.ndarray, smoothing: float) -> float:
-    """Mean cross-entropy with the truth at 1 - smoothing + smoothing / n, the rest smoothing / n."""
+    """Mean cross-entropy; wanted: 1 - smoothing of the truth, and smoothing shared by all n."""
     wanted = np.full(logits.shape, smoothing / logits.shape[1])
     wanted[np.arange(len(labels)), labels] += 1 - smoothing
     return float(-(wanted * np.log(ensemble.softmax(logits))).sum(axis=1).mean())
@@ -273,7 +283,7 @@ def smoothed_loss(logits: np.ndarray, labels: np.ndarray, smoothing: float) -> f
 def test_a_rate_of_nothing_learns_nothing_and_stops(digits, cached, untrained, tmp_path):
     """Also the label smoothing, worked out here: the weights are those of the untrained network."""
     settings = dataclasses.replace(
-        cached, head_rate=0, head_epochs=9, head_smoothing=0.3, patience=2, tune_epochs=0
+        cached, views=1, head_rate=0, head_epochs=9, head_smoothing=0.3, patience=2, tune_epochs=0
     )
     history = train.train(digits, settings, tmp_path, progress=False).history
     assert history["epoch"].tolist() == [1, 2, 3]  # the first is the best; two more are patience
@@ -307,32 +317,20 @@ def test_one_class_is_refused(digits, tiny, tmp_path):
 CHILD = """
 import json, sys, threading
 from pathlib import Path
-from digitlib import batches, patches, train
+from digitlib import batches, train
 from digitlib.dataset import load_dataset
 from digitlib.settings import Settings
 
 data, folder, marker, settings, stop = sys.argv[1:]
-stop, cut_all, cuts = json.loads(stop), patches.cut_all, 0
-
-def stuck():
-    Path(marker).touch()
-    threading.Event().wait()  # until killed
-
-def counted(strip, centres, settings, rng=None):
-    global cuts
-    cuts += rng is not None  # of a view
-    if cuts == stop.get("cut"):
-        stuck()
-    return cut_all(strip, centres, settings, rng)
 
 def watched(get):
     def item(self, index):
-        if [*self.epoch, index] == stop.get("batch"):
-            stuck()
+        if [*self.epoch, index] == json.loads(stop):
+            Path(marker).touch()
+            threading.Event().wait()  # until killed
         return get(self, index)
     return item
 
-patches.cut_all = counted
 batches.PatchStream.__getitem__ = watched(batches.PatchStream.__getitem__)
 class Watched(train.CachedFeatures):
     def __init__(self, features, labels, seed, epoch):
@@ -344,16 +342,15 @@ train.train(load_dataset(data, progress=False), Settings(**json.loads(settings))
 """
 
 
-def kill_at(digits: Dataset, settings, folder, stop: dict) -> list[list[int]]:
-    """Train in a process of its own, kill -9 it at ``stop``; the [phase, epoch]s it had finished.
+def kill_in(digits: Dataset, settings, folder, batch: tuple[int, int, int]) -> list[list[int]]:
+    """Train in a process of its own, kill -9 it in ``batch``; the [phase, epoch]s it had finished.
 
-    ``stop`` is the cut of a view, or the batch [phase, epoch from 0, index], which is never given
-    out: so its epoch cannot end, whatever the machine's speed.
+    The batch (phase, epoch from 0, index) is never given out: so its epoch cannot end, whatever
+    the machine's speed.
     """
-    marker = folder.with_suffix(".marker")
+    marker, given = folder.with_suffix(".marker"), json.dumps(dataclasses.asdict(settings))
     marker.unlink(missing_ok=True)
-    given = json.dumps(dataclasses.asdict(settings))
-    command = [sys.executable, "-c", CHILD, digits.folder, folder, marker, given, json.dumps(stop)]
+    command = [sys.executable, "-c", CHILD, digits.folder, folder, marker, given, json.dumps(batch)]
     with open(folder.with_suffix(".log"), "w+") as log:
         with subprocess.Popen(command, stdout=log, stderr=log) as process:
             while not marker.exists() and process.poll() is None:
@@ -362,9 +359,21 @@ def kill_at(digits: Dataset, settings, folder, stop: dict) -> list[list[int]]:
         log.seek(0)
         assert marker.exists(), log.read()
     assert process.returncode != 0  # -9 where there are signals
-    state = folder / "state.json"
-    rows = json.loads(state.read_text())["rows"] if state.exists() else []
+    rows = json.loads((folder / "state.json").read_text())["rows"]
     return [[row["phase"], row["epoch"]] for row in rows]
+
+
+@pytest.fixture(scope="module")
+def killed(digits, cached, uncached, tmp_path_factory):
+    """Their folder, and what was finished before each kill; both procedures run at once."""
+    folder, last = tmp_path_factory.mktemp("killed"), cached.steps - 1
+    with ThreadPoolExecutor(2) as pool:
+        # Phase 1 of the default has one batch an epoch; elsewhere, the last of four.
+        first = pool.submit(kill_in, digits, cached, folder / "cached", (1, 1, 0))
+        other = pool.submit(kill_in, digits, uncached, folder / "uncached", (1, 2, last))
+        finished = {"phase 1": first.result(), "uncached": other.result()}
+    finished["phase 2"] = kill_in(digits, cached, folder / "cached", (2, 1, last))
+    return folder, finished
 
 
 def check_same(resumed: train.Trained, straight: train.Trained) -> None:
@@ -383,29 +392,48 @@ def check_same(resumed: train.Trained, straight: train.Trained) -> None:
     assert resumed.n_patches == straight.n_patches
 
 
-def test_killed_in_every_stage_and_run_again(digits, cached, straight, tmp_path):
-    folder = tmp_path / "run"
-    # In the second of two views of 21 strips: the first is kept.
-    assert kill_at(digits, cached, folder, {"cut": 26}) == []
-    assert "view000.npy" in files(folder) and "view001.npy" not in files(folder)
-    # In phase 1, before the second epoch's batch; then in the last batch of phase 2's second.
-    assert kill_at(digits, cached, folder, {"batch": [1, 1, 0]}) == [[1, 1]]
-    done = kill_at(digits, cached, folder, {"batch": [2, 1, cached.steps - 1]})
-    assert done == [[1, 1], [1, 2], [1, 3], [2, 1]]
+def test_kills_were_in_mid_epoch(killed):
+    assert killed[1] == {
+        "phase 1": [[1, 1]],  # of three
+        "phase 2": [[1, 1], [1, 2], [1, 3], [2, 1]],  # run again, then killed in the fifth of six
+        "uncached": [[1, 1], [1, 2]],
+    }
+
+
+def test_killed_in_both_phases_and_run_again(killed, digits, cached, straight):
+    folder = killed[0] / "cached"
     check_same(train.train(digits, cached, folder, progress=False), straight[0])
     assert files(folder) == []
 
 
-def test_killed_in_phase_1_of_the_original_procedure(digits, uncached, straight_uncached, tmp_path):
-    folder = tmp_path / "run"
-    stop = {"batch": [1, 2, uncached.steps - 1]}
-    assert kill_at(digits, uncached, folder, stop) == [[1, 1], [1, 2]]
+def test_killed_in_the_original_s_phase_1_and_run_again(
+    killed, digits, uncached, straight_uncached
+):
+    folder = killed[0] / "uncached"
     check_same(train.train(digits, uncached, folder, progress=False), straight_uncached)
 
 
-def test_another_seed_is_another_run(straight, digits, cached, tmp_path):
-    """So that the two tests above compare what can differ."""
-    settings = dataclasses.replace(cached, seed=2, tune_epochs=0)
-    other = train.train(digits, settings, tmp_path, progress=False)
-    first = straight[0].history.query("phase == 1")
-    assert not np.array_equal(other.history["loss"], first["loss"])
+def test_stopped_between_two_views(digits, cached, untrained, tmp_path, monkeypatch):
+    """A whole view is kept, the one under way is computed anew, and the features are the same."""
+    items = strips.training_strips(digits.train, cached, progress=False)[0]
+    cut_all, cuts = patches.cut_all, []
+
+    def counted(*given):
+        cuts.append(given)
+        if len(cuts) == 26:  # of 2 x 21
+            raise KeyboardInterrupt
+        return cut_all(*given)
+
+    def views(folder):
+        folder.mkdir(exist_ok=True)
+        return train._cached_views(items, cached, untrained.features, folder, False)
+
+    monkeypatch.setattr(patches, "cut_all", counted)
+    with pytest.raises(KeyboardInterrupt):
+        views(tmp_path / "stopped")
+    assert files(tmp_path / "stopped") == ["view000.npy"]
+    resumed = views(tmp_path / "stopped")
+    assert len(cuts) == 26 + 21  # the second view only
+    wanted = views(tmp_path / "straight")
+    assert wanted.shape == (2 * 21 * 3, 48) and np.array_equal(resumed, wanted)
+    assert not np.array_equal(wanted[:63], wanted[63:])  # two views are not the same
