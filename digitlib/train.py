@@ -157,14 +157,18 @@ def _fit(
                 break
             start = time.perf_counter()
             network.optimizer.learning_rate = now
-            dropout.seed_generator.state.assign([settings.seed, 1000 * phase + epoch])
+            key = [settings.seed, 1000 * phase + epoch]
+            # As fit begins, not before: on JAX its first call draws once, to build the metrics.
+            reseed = keras.callbacks.LambdaCallback(
+                on_train_begin=lambda logs, key=key: dropout.seed_generator.state.assign(key)
+            )
             logs = network.fit(
                 batches(epoch),
                 validation_data=validation,
                 validation_batch_size=256,
                 shuffle=False,
                 verbose=0,
-                callbacks=[_Bar(bar)],
+                callbacks=[reseed, _Bar(bar)],
             ).history
             row = {key: float(values[-1]) for key, values in logs.items()}
             row = {key.replace("sparse_categorical_", ""): value for key, value in row.items()}

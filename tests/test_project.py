@@ -159,3 +159,32 @@ def test_make_help_lists_every_target():
     targets = set(re.search(r"(?m)^\.PHONY: (.*)$", makefile)[1].split())
     done = subprocess.run(["make", "-s", "-C", ROOT], capture_output=True, text=True)
     assert set(re.findall(r"(?m)^  make (\w+)", done.stdout)) == targets
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_are_committed_as_a_reader_wants_them(path):
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    outputs = [o for c in notebook["cells"] for o in c.get("outputs", [])]
+    kinds = {kind for output in outputs for kind in output.get("data", {})}
+    assert "image/png" in kinds  # `make notebooks` has run
+    assert not [kind for kind in kinds if "widget" in kind]  # a dead progress bar
+    assert not [output for output in outputs if output.get("name") == "stderr"]
+
+
+def test_shipped_weights_are_small():
+    weights = list((ROOT / "digitlib" / "weights").glob("*.h5"))
+    assert weights and sum(path.stat().st_size for path in weights) < 4_000_000
+
+
+@pytest.mark.parametrize(
+    ("progress", "variable", "hidden"),
+    [
+        (True, "", False),  # as a person wants it
+        (False, "", True),  # as a test wants it
+        (True, "1", True),  # as a notebook to be committed wants it
+    ],
+)
+def test_progress_bars_can_be_turned_off(progress, variable, hidden, monkeypatch):
+    monkeypatch.setenv("TQDM_DISABLE", variable)
+    bar = digitlib.progress_bar([1, 2], progress)
+    assert bar.disable is hidden and list(bar) == [1, 2]
