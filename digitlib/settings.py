@@ -89,9 +89,9 @@ class Settings:
     head_epochs: int = 20
     head_rate: float = 5e-3
     head_smoothing: float = 0.05
-    tune_epochs: int = 6
+    tune_epochs: int = 12
     tune_layers: int = 200  # how many of the backbone's last layers train in phase 2
-    tune_rate: float = 1e-3
+    tune_rate: float = 2e-3
     tune_smoothing: float = 0.03
     patience: int = 5  # epochs without a better validation accuracy before training stops
     mixed_precision: bool = False  # float16 arithmetic, for GPUs
