@@ -5,7 +5,10 @@ In: arguments. Out: what the job writes; exit status 0, 1 (a notebook failed), 2
 """
 
 import argparse
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import digitlib
@@ -18,6 +21,18 @@ EXAMPLES = """examples:
   python -m digitlib report --list                           the profiles and parameters there are
   python -m digitlib predict strip.png --out result.csv      label images with the newest model
 """
+
+
+@contextmanager
+def quiet_start() -> Iterator[None]:
+    """Hide what TensorFlow says on stderr while it loads; no setting of its own does."""
+    from digitlib.report import stderr_to
+
+    with stderr_to(Path(os.devnull)):
+        yield
+        from digitlib.model import device
+
+        device()
 
 
 def report(args: argparse.Namespace) -> int:
@@ -59,7 +74,8 @@ def fetch(args: argparse.Namespace) -> int:
 
 
 def pretrain(args: argparse.Namespace) -> int:
-    from digitlib.pretrain import pretrain as make_weights
+    with quiet_start():
+        from digitlib.pretrain import pretrain as make_weights
 
     chosen = {name: getattr(args, name) for name in ("out", "hands", "steps", "seed")}
     print(make_weights(**{name: value for name, value in chosen.items() if value is not None}))
@@ -80,7 +96,8 @@ def predict(args: argparse.Namespace) -> int:
     for path in [model, *args.images]:
         if not path.exists():
             raise Problem(f"{path}: no such file or folder")
-    from digitlib.ensemble import predict_files
+    with quiet_start():
+        from digitlib.ensemble import predict_files
 
     result = predict_files(args.images, model, args.out)
     columns = [c for c in ("filename", "predicted", "confidence") if c in result]

@@ -223,7 +223,9 @@ def _read(path: Path) -> tuple[Page, str]:
         limit = f"more than {MAX_PIXELS // 10**6} million pixels"
         raise Problem(f"{shown}: is too large ({limit}); scan at 200 to 600 dpi") from error
     except Image.UnidentifiedImageError as error:
-        raise Problem(f"{shown}: is damaged or none of {FORMATS}; export it again") from error
+        raise Problem(
+            f"{shown}: is damaged or none of {', '.join(FORMATS)}; export it again"
+        ) from error
     except Exception as error:  # a damaged file makes Pillow raise nearly anything
         raise Problem(f"{shown}: cannot be read ({error}); copy or export it again") from error
     inverted = _is_inverted(image)

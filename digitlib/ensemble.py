@@ -110,7 +110,7 @@ def accuracy_by_count(
         return np.array(classes)[said] == actual
 
     most = even[0].logits.shape[1]
-    for n in [*counts, most]:
+    for n in sorted({*counts, most}):
         right = correct(even, ((np.arange(n) + 0.5) / n * most).astype(int))
         low, high = evaluate.accuracy_interval(right, actual, settings.seed, n=2000)
         rows.append(("even", n, right.mean(), low, high))

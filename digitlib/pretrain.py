@@ -5,6 +5,7 @@ to tell of a small crop whose hand it is, which character it shows, and which on
 """
 
 import json
+import shutil
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import cv2
 import keras
 import numpy as np
 
-from digitlib import Problem, model, whole_file
+from digitlib import Problem, model, progress_bar, whole_file
 from digitlib.handwriting import CHARACTERS, PITCH, PRETRAINING, Hand, Paper, sentence
 
 CROP = 128  # px on the page; the reference's lines are about 100 px apart
@@ -83,6 +84,19 @@ class Crops(keras.utils.PyDataset):
         return np.concatenate(crops)[..., None], {k: np.array(v) for k, v in targets.items()}
 
 
+def _network(hands: int, width: float) -> tuple[keras.Model, keras.Model]:
+    """(the trunk, a network of it that answers the three questions)."""
+    backbone = model.trunk(SIZE, width)
+    for layer in backbone.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.95  # Keras's 0.999 lags far behind in so short a run
+    patches, features = model.with_input(backbone)
+    pooled = keras.layers.GlobalAveragePooling2D()(features)
+    sizes = {"hand": hands, "character": len(CHARACTERS), "neighbour": len(CHARACTERS) + 1}
+    answers = {name: keras.layers.Dense(size, name=name)(pooled) for name, size in sizes.items()}
+    return backbone, keras.Model(patches, answers)
+
+
 def pretrain(
     out: Path,
     hands: int = 500,
@@ -92,56 +106,55 @@ def pretrain(
     seed: int = 1,
     rate: float = 2e-3,
     checkpoint_every: int = 250,
+    progress: bool = True,
 ) -> Path:
     """Train a trunk on generated hands and write its weights to ``out`` (`….weights.h5`).
 
-    Resumes from ``out``'s checkpoint if one is there. AdamW, cosine decay, 5 % warm-up.
+    A run that was killed goes on from its last checkpoint when it is called again. AdamW
+    (Loshchilov and Hutter 2019) with 5 % warm-up and cosine decay.
     """
     out = Path(out)
     if not out.name.endswith(".weights.h5"):
         raise Problem(f"{out}: the name of a weights file must end in .weights.h5")
+    if batch_size % CROPS_PER_HAND or steps < 1 or hands < 2:
+        raise Problem(f"batch_size must be a multiple of {CROPS_PER_HAND}, hands at least 2")
     cv2.setNumThreads(1)
     keras.utils.set_random_seed(seed)
-    backbone = model.trunk(SIZE, width)
-    for layer in backbone.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = 0.95  # Keras's 0.999 lags far behind in so short a run
-    patches, features = model.with_input(backbone)
-    pooled = keras.layers.GlobalAveragePooling2D()(features)
-    outputs = {
-        "hand": keras.layers.Dense(hands, name="hand")(pooled),
-        "character": keras.layers.Dense(len(CHARACTERS), name="character")(pooled),
-        "neighbour": keras.layers.Dense(len(CHARACTERS) + 1, name="neighbour")(pooled),
-    }
-    network = keras.Model(patches, outputs)
+    backbone, network = _network(hands, width)
     schedule = keras.optimizers.schedules.CosineDecay(
         rate / 20, steps - steps // 20, warmup_target=rate, warmup_steps=steps // 20
     )
-    crossentropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     network.compile(
         keras.optimizers.AdamW(schedule, weight_decay=0.02),
-        loss=dict.fromkeys(TARGETS, crossentropy),
+        loss=dict.fromkeys(TARGETS, keras.losses.SparseCategoricalCrossentropy(from_logits=True)),
         loss_weights=TARGETS,
         metrics=dict.fromkeys(TARGETS, "accuracy"),
-        jit_compile=False,  # XLA's depthwise convolutions are ten times slower on a CPU
+        # XLA pays on a GPU; its depthwise convolutions are ten times slower on a CPU.
+        jit_compile=keras.backend.backend() == "jax" or "cpu" not in model.device(),
     )
-    checkpoint, state = out.with_name("checkpoint.weights.h5"), out.with_name("checkpoint.json")
-    done = 0
-    if state.exists() and checkpoint.exists():
-        done = json.loads(state.read_text())["step"]
-        network.load_weights(checkpoint)
+    folder = out.with_name(f"{out.name.removesuffix('.weights.h5')}-checkpoint")
+    state, run = folder / "state.json", [hands, steps, batch_size, width, seed, rate]
+    saved = json.loads(state.read_text("utf-8")) if state.exists() else {}
+    done = saved["step"] if saved.get("run") == run else 0
+    if done:
+        network.optimizer.build(network.trainable_variables)
+        network.load_weights(folder / f"step{done}.weights.h5")
+    bar = progress_bar(None, progress, total=steps, initial=done, desc="pretraining", unit="step")
     while done < steps:
         n = min(checkpoint_every, steps - done)
         history = network.fit(Crops(hands, seed, batch_size, done, n), verbose=0).history
         done += n
-        print(f"step {done}", {k: round(float(v[-1]), 3) for k, v in history.items()}, flush=True)
-        with whole_file(checkpoint) as path:
-            network.save_weights(path)
-        with whole_file(state) as path:
-            path.write_text(json.dumps({"step": done}))
-        if done % 1000 == 0:
-            with whole_file(out.with_name(f"step{done}.weights.h5")) as path:
-                backbone.save_weights(path)
-    with whole_file(out) as path:
-        backbone.save_weights(path)
+        bar.update(n)
+        bar.set_postfix({name: f"{history[f'{name}_accuracy'][-1]:.1%}" for name in TARGETS})
+        with whole_file(folder / f"step{done}.weights.h5") as aside:
+            network.save_weights(aside)
+        with whole_file(state) as aside:  # last: it says which weights count
+            aside.write_text(json.dumps({"step": done, "run": run}), "utf-8")
+        for old in folder.glob("step*.weights.h5"):
+            if old.name != f"step{done}.weights.h5":
+                old.unlink()
+    bar.close()
+    with whole_file(out) as aside:
+        backbone.save_weights(aside)
+    shutil.rmtree(folder)
     return out

@@ -143,6 +143,10 @@ def _fit(
         # XLA pays on a GPU; its depthwise convolutions are ten times slower on a CPU.
         jit_compile=keras.backend.backend() == "jax" or "cpu" not in model.device(),
     )
+    if keras.backend.backend() != "tensorflow":
+        # Builds the metrics. Left to `fit`, that takes a batch from the first epoch's stream and
+        # mixes up the others that its workers have ready: a resumed run would see another order.
+        network.test_on_batch(validation[0][:1], validation[1][:1])
     done = checkpoints.of(phase)
     if done:
         network.optimizer.build(network.trainable_variables)
@@ -157,18 +161,14 @@ def _fit(
                 break
             start = time.perf_counter()
             network.optimizer.learning_rate = now
-            key = [settings.seed, 1000 * phase + epoch]
-            # As fit begins, not before: on JAX its first call draws once, to build the metrics.
-            reseed = keras.callbacks.LambdaCallback(
-                on_train_begin=lambda logs, key=key: dropout.seed_generator.state.assign(key)
-            )
+            dropout.seed_generator.state.assign([settings.seed, 1000 * phase + epoch])
             logs = network.fit(
                 batches(epoch),
                 validation_data=validation,
                 validation_batch_size=256,
                 shuffle=False,
                 verbose=0,
-                callbacks=[reseed, _Bar(bar)],
+                callbacks=[_Bar(bar)],
             ).history
             row = {key: float(values[-1]) for key, values in logs.items()}
             row = {key.replace("sparse_categorical_", ""): value for key, value in row.items()}
