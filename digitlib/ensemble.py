@@ -15,6 +15,7 @@ import pandas as pd
 
 from digitlib import Problem, evaluate, model, patches, progress_bar, strips
 from digitlib.dataset import Page, read_pages
+from digitlib.evaluate import softmax
 from digitlib.settings import Settings
 
 
@@ -26,12 +27,6 @@ class Votes:
     centres: list[np.ndarray]  # per strip (n, 2) float x, y px
     logits: np.ndarray  # (n_strips, n, classes) float32
     seconds: float  # from image in memory to logits
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities of (…, classes) logits."""
-    exponent = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return exponent / exponent.sum(axis=-1, keepdims=True)
 
 
 def combine(logits: np.ndarray, how: str = "probabilities") -> np.ndarray:

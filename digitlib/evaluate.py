@@ -115,6 +115,12 @@ def load_probabilities(folder: Path) -> np.ndarray:
     return np.load(folder / "probabilities.npy", allow_pickle=False)
 
 
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities of (…, classes) logits."""
+    exponent = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return exponent / exponent.sum(axis=-1, keepdims=True)
+
+
 def is_correct(result: pd.DataFrame) -> np.ndarray:
     """(n,) bool: which images are right. Raises Problem if there are none, or one has no label."""
     if result.empty:

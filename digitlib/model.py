@@ -27,6 +27,11 @@ def device() -> str:
     return next((d for d in devices if "cpu" not in d), devices[0])
 
 
+def jit_pays() -> bool:
+    """Whether to compile with XLA: its depthwise convolutions are ten times slower on a CPU."""
+    return keras.backend.backend() == "jax" or "cpu" not in device()
+
+
 def _mobilenet(size: int, width: float, weights: str | None = None) -> keras.Model:
     return keras.applications.MobileNetV2(
         input_shape=(size, size, 3), alpha=width, include_top=False, weights=weights

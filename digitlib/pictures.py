@@ -15,7 +15,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 
-from digitlib.evaluate import is_correct, wilson_interval
+from digitlib.evaluate import is_correct, softmax, wilson_interval
 
 WIDTH = 9.0  # inches; with the dpi below 765 px: a notebook's column
 # Okabe and Ito's palette, which colour-blind readers can tell apart: blue is right, orange wrong.
@@ -260,8 +260,7 @@ def vote_maps(
     fig, axes = plt.subplots(len(chosen), 1, figsize=(WIDTH, 2.2 * len(chosen)), squeeze=False)
     for axis, (what, i) in zip(axes[:, 0], chosen.items(), strict=True):
         strip, centres, logits = ballots[i].strips[0], ballots[i].centres[0], ballots[i].logits[0]
-        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-        odds /= odds.sum(axis=1, keepdims=True)
+        odds = softmax(logits)
         votes_right = np.array(classes)[odds.argmax(axis=1)] == pages[i].label
         axis.imshow(strip.image, vmin=-250, vmax=255)  # greyed, so that the dots stand out
         colours = np.where(votes_right, RIGHT, WRONG)

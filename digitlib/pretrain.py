@@ -129,8 +129,7 @@ def pretrain(
         loss=dict.fromkeys(TARGETS, keras.losses.SparseCategoricalCrossentropy(from_logits=True)),
         loss_weights=TARGETS,
         metrics=dict.fromkeys(TARGETS, "accuracy"),
-        # XLA pays on a GPU; its depthwise convolutions are ten times slower on a CPU.
-        jit_compile=keras.backend.backend() == "jax" or "cpu" not in model.device(),
+        jit_compile=model.jit_pays(),
     )
     folder = out.with_name(f"{out.name.removesuffix('.weights.h5')}-checkpoint")
     state, run = folder / "state.json", [hands, steps, batch_size, width, seed, rate]

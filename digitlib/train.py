@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -140,8 +141,7 @@ def _fit(
         keras.optimizers.Adam(rate),
         loss=loss,
         metrics=["sparse_categorical_accuracy"],
-        # XLA pays on a GPU; its depthwise convolutions are ten times slower on a CPU.
-        jit_compile=keras.backend.backend() == "jax" or "cpu" not in model.device(),
+        jit_compile=model.jit_pays(),
     )
     if keras.backend.backend() != "tensorflow":
         # Builds the metrics. Left to `fit`, that takes a batch from the first epoch's stream and
@@ -255,6 +255,9 @@ def train(dataset: Dataset, settings: Settings, folder: Path, progress: bool = T
 
     network = model.build(len(classes), settings)
     network.backbone.trainable = False
+    stream = PatchStream(training, classes, settings)
+    how = {"dropout": network.dropout, "checkpoints": checkpoints}
+    fit = partial(_fit, **how, settings=settings, progress=progress)
     resuming = bool(checkpoints.of(2))
     if settings.views and not resuming:
         features = _cached_views(training, settings, network.features, checkpoints.folder, progress)
@@ -262,27 +265,18 @@ def train(dataset: Dataset, settings: Settings, folder: Path, progress: bool = T
         shown = np.tile(shown, settings.views)
         held = network.features.predict(validation, batch_size=256, verbose=0)
         lap("features")
-        _fit(
+        fit(
             network.head,
-            network.dropout,
-            lambda epoch: CachedFeatures(features, shown, settings.seed, epoch),
-            (held, labels),
-            checkpoints,
-            1,
-            settings,
-            progress,
+            batches=lambda epoch: CachedFeatures(features, shown, settings.seed, epoch),
+            validation=(held, labels),
+            phase=1,
         )
     elif not resuming:
-        stream = PatchStream(training, classes, settings)
-        _fit(
+        fit(
             network.whole,
-            network.dropout,
-            lambda epoch: stream.at(epoch, 1),
-            (validation, labels),
-            checkpoints,
-            1,
-            settings,
-            progress,
+            batches=lambda epoch: stream.at(epoch, 1),
+            validation=(validation, labels),
+            phase=1,
         )
     lap("phase 1")
 
@@ -291,16 +285,11 @@ def train(dataset: Dataset, settings: Settings, folder: Path, progress: bool = T
         for i, layer in enumerate(reversed(network.backbone.layers)):
             frozen = isinstance(layer, keras.layers.BatchNormalization)
             layer.trainable = i < settings.tune_layers and not frozen
-        stream = PatchStream(training, classes, settings)
-        _fit(
+        fit(
             network.whole,
-            network.dropout,
-            lambda epoch: stream.at(epoch, 2),
-            (validation, labels),
-            checkpoints,
-            2,
-            settings,
-            progress,
+            batches=lambda epoch: stream.at(epoch, 2),
+            validation=(validation, labels),
+            phase=2,
         )
     lap("phase 2")
     history = pd.DataFrame(checkpoints.rows)
