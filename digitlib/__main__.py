@@ -77,8 +77,8 @@ def pretrain(args: argparse.Namespace) -> int:
     with quiet_start():
         from digitlib.pretrain import pretrain as make_weights
 
-    chosen = {name: getattr(args, name) for name in ("out", "hands", "steps", "seed")}
-    print(make_weights(**{name: value for name, value in chosen.items() if value is not None}))
+    names = ("out", "hands", "steps", "batch_size", "width", "size", "rate", "workers", "seed")
+    print(make_weights(**{name: getattr(args, name) for name in names}))
     return 0
 
 
@@ -156,9 +156,17 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command(pretrain, "Train the shipped backbone weights from generated handwriting.")
     sub.add_argument("--out", type=Path, required=True, help="a new ….weights.h5")
-    sub.add_argument("--hands", type=int, help="how many generated writers to learn from")
-    sub.add_argument("--steps", type=int, help="training steps")
-    sub.add_argument("--seed", type=int, help="same seed, same weights on the same machine")
+    for name, default, text in (
+        ("--hands", 1000, "how many generated writers to learn from, drawn on the fly"),
+        ("--steps", 12_000, "batches; a run broken off goes on when it is started again"),
+        ("--batch-size", 64, "crops a batch, eight of each of its hands"),
+        ("--width", 1.0, "of MobileNetV2; use it with the same WIDTH"),
+        ("--size", 64, "px the network sees, of 128 px on the page: PATCH_SIZE x SCALE"),
+        ("--rate", 2e-3, "learning rate after warm-up, then a cosine to zero"),
+        ("--workers", 2, "processes that draw; 0 draws in this one; the weights are the same"),
+        ("--seed", 1, "same seed, same weights on the same machine"),
+    ):
+        sub.add_argument(name, type=type(default), default=default, help=f"{text} ({default})")
 
     sub = command(predict, "Label images with a trained model; needs no training data.")
     sub.add_argument("images", nargs="+", type=Path, metavar="IMAGE_OR_FOLDER")

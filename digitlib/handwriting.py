@@ -3,9 +3,10 @@
 In: a kind (`digits` or `hands`), a number of classes and a seed. Out: a dataset folder in the
 reference data's format: 1-bit PNG pages of ten lines, strips of three.
 
-A *hand* is a parameter vector: which allograph of each letter it uses and how it bends it, slant,
-x-height, widths, spacing, pen, base line, unsteadiness. Two hands differ in all of them; one hand's
-letters differ from each other only by its unsteadiness.
+A *hand* is a parameter vector: which allographs of each letter it uses and how it bends them,
+slant, x-height, widths, spacing, pen, pressure, joins, base line, unsteadiness. Two hands differ in
+all of them. One hand's letters differ from each other as its unsteadiness and the paper have it,
+and where it mixes two allographs of a letter.
 """
 
 import shutil
@@ -25,7 +26,7 @@ from HersheyFonts import HersheyFonts
 import digitlib
 from digitlib import Problem, progress_bar
 
-VERSION = 1  # of what is drawn: raise it when the same seed gives other images
+VERSION = 2  # of what is drawn: raise it when the same seed gives other images
 PAGE = (1070, 1545)  # px, height and width of the reference data's training pages
 STRIP = (300, 1520)  # px, of its test strips
 PITCH = 101  # px between its ruled lines
@@ -34,6 +35,8 @@ CHARACTERS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.,"
 
 # Domains of random numbers: a hand of one domain never appears in another, whatever the seed.
 PAGE_HANDS, TEST_HANDS, WRITERS, PRETRAINING = range(4)
+# What a stream of random numbers is for: first in its seed, lest two purposes share a stream.
+STYLE, LETTER, SHEET, TEXT, BATCH = range(1, 6)
 
 
 @cache
@@ -89,51 +92,70 @@ def _bend(points: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
     return points + terms @ coefficients
 
 
+def _wander(n: int, rng: np.random.Generator, columns: int = 2, reach: int = 5) -> np.ndarray:
+    """(n, columns): noise of about unit spread that is smooth over ``reach`` points."""
+    knots = rng.standard_normal((n // reach + 2, columns))
+    at, part = np.divmod(np.arange(n) / reach, 1)
+    at, part = at.astype(int), part[:, None]
+    return knots[at] * (1 - part) + knots[at + 1] * part
+
+
 @dataclass
 class Hand:
     """One person's way of writing: a function of ``key`` (seed, domain, number) alone."""
 
     key: tuple[int, ...]
-    letters: dict[str, tuple[np.ndarray, list[int], float]] = field(default_factory=dict)
+    letters: dict[tuple[str, int], tuple[np.ndarray, list[int], float]] = field(
+        default_factory=dict
+    )
 
     def __post_init__(self) -> None:
-        rng = np.random.default_rng([*self.key, 0])
+        rng = np.random.default_rng([STYLE, *self.key])
         between = rng.uniform
-        self.x_height = between(15, 26)  # px; the reference writers' are about 16 to 28
-        self.slant = rng.normal(0.08, 0.18)  # tangent of the angle from upright
+        self.x_height = between(13, 22)  # px; the reference writers' are about 14 to 26
+        self.slant = rng.normal(0.08, 0.16)  # tangent of the angle from upright
         self.width = np.exp(rng.normal(0, 0.17))  # letter width against the model's
-        self.ascender = between(0.55, 1.05)  # what stands above the x-height, against the model's
-        self.descender = between(0.5, 1.1)
-        self.capitals = between(0.85, 1.15)
-        self.letter_space = between(0.08, 0.5)  # x-heights
-        self.word_space = between(0.9, 2.0)
-        self.pen = between(2.0, 4.2)  # px
-        self.pressure = between(0, 0.12)  # relative spread of the pen's width
+        self.ascender = between(0.45, 1.05)  # what stands above the x-height, against the model's
+        self.descender = between(0.5, 1.3)
+        self.capitals = between(0.8, 1.2)
+        self.letter_space = between(0.1, 0.7)  # x-heights
+        self.word_space = between(1.2, 3.6)
+        self.pen = np.exp(between(np.log(1.0), np.log(1.9)))  # px
+        self.pressure = between(0.05, 0.35)  # relative spread of the pen's width along a stroke
+        self.shading = between(-0.1, 0.5)  # how much thicker upright strokes are than level ones
         self.joined = rng.choice([0.0, 0.0, 0.15, 0.5, 0.95])  # how often letters are joined
-        self.drift = rng.normal(0, 0.006)  # slope of the base line
-        self.lift = rng.normal(0.1, 0.1)  # x-heights above the ruled line
-        self.unsteady = between(0.02, 0.07)
+        self.drift = rng.normal(0, 0.008)  # slope of the base line
+        self.lift = rng.normal(0.2, 0.2)  # x-heights above the ruled line
+        self.unsteady = between(0.02, 0.08)
+        self.tremor = between(0.0, 0.05)  # the same within a letter, x-heights
         self.styled = rng.choice([0.0, 0.0, 0.0, 0.9])  # how far the hand is school cursive
+        self.mixed = rng.choice([0.0, 0.0, 0.1, 0.3])  # how often it writes its other allograph
 
-    def letter(self, character: str) -> tuple[np.ndarray, list[int], float]:
-        """This hand's form of ``character``: points (n, 2), where its strokes end, its width."""
-        if character not in self.letters:
-            rng = np.random.default_rng([*self.key, 1, ord(character)])
+    def letter(self, character: str, other: int = 0) -> tuple[np.ndarray, list[int], float]:
+        """This hand's form of ``character``: points (n, 2), where its strokes end, its width.
+
+        ``other``: 0 for the form that it favours, 1 for its second.
+        """
+        if (character, other) not in self.letters:
+            rng = np.random.default_rng([LETTER, *self.key, ord(character), other])
             forms = allographs()[character]
             cursive = character.isalpha() and rng.random() < self.styled
             strokes = forms[-1] if cursive else forms[rng.integers(len(forms))]
-            points = _bend(np.concatenate(strokes), rng.normal(0, 0.07, (6, 2)))
-            points[:, 0] = (
-                (points[:, 0] - points[:, 0].min()) * self.width * rng.uniform(0.88, 1.12)
-            )
+            shifts = rng.normal(0, 0.06, (len(strokes), 2))  # of bars and dots
+            points = np.concatenate([s + d for s, d in zip(strokes, shifts, strict=True)])
+            points = _bend(points, rng.normal(0, 0.08, (6, 2)))
+            points += 0.05 * _wander(len(points), rng)
+            points[:, 0] -= points[:, 0].min()
+            points[:, 0] *= self.width * rng.uniform(0.85, 1.15)
             above, below = points[:, 1] > 1, points[:, 1] < 0
             points[above, 1] = 1 + (points[above, 1] - 1) * self.ascender
             points[below, 1] *= self.descender
             if character.isupper() or character.isdigit():
                 points *= self.capitals
             ends = np.cumsum([len(s) for s in strokes])[:-1].tolist()
-            self.letters[character] = points, ends, float(max(points[:, 0].max(), 0.15))
-        return self.letters[character]
+            width = float(max(points[:, 0].max(), 0.15))
+            self.letters[character, other] = points, ends, width
+        return self.letters[character, other]
 
     def write(
         self, text: str, room: float, rng: np.random.Generator
@@ -145,17 +167,17 @@ class Hand:
         """
         strokes, placed, pen_at = [], [], 0.0
         for word in text.split():
-            widths = [self.letter(c)[2] for c in word]
-            length = sum(widths) + self.letter_space * len(word)
+            forms = [self.letter(c, int(rng.random() < self.mixed)) for c in word]
+            length = sum(width for *_, width in forms) + self.letter_space * len(word)
             if (pen_at + length) * self.x_height > room:
                 break
-            last = None
-            for i, character in enumerate(word):
-                points, ends, width = self.letter(character)
+            last, lift = None, self.lift + rng.normal(0, self.unsteady)
+            for i, (character, (points, ends, width)) in enumerate(zip(word, forms, strict=True)):
                 points = _bend(points, rng.normal(0, self.unsteady, (6, 2)))
                 points = points * np.exp(rng.normal(0, self.unsteady, 2))
+                points += self.tremor * _wander(len(points), rng)
                 x = points[:, 0] + self.slant * points[:, 1] + pen_at
-                y = points[:, 1] + self.lift + self.drift * pen_at + rng.normal(0, self.unsteady)
+                y = points[:, 1] + lift + self.drift * pen_at + rng.normal(0, self.unsteady)
                 ink = np.stack([x, -y], axis=1) * self.x_height
                 if last is not None and character.islower() and rng.random() < self.joined:
                     strokes.append(_curve(np.array([last, (last + ink[0]) / 2 + [0, 2], ink[0]])))
@@ -175,32 +197,46 @@ class Paper:
     def __init__(self, height: int, width: int, rng: np.random.Generator) -> None:
         self.ink = np.zeros((2 * height, 2 * width), np.uint8)  # drawn at twice the size
         self.rng = rng
+        self.rule_pen = rng.uniform(1.0, 1.25)  # px
+        self.dirt = np.exp(rng.normal(-11.8, 1.0))  # specks a pixel; the scans have 2 to 150 a page
 
     def rule(self, y: float) -> None:
         """A ruled line at ``y`` px: nearly level, ending short of the right edge, with gaps."""
-        width = self.ink.shape[1]
+        width = self.ink.shape[1] / 2
         start, end = sorted(self.rng.uniform([0, 0.93], [0.02, 1.0]) * width)
-        slope = self.rng.normal(0, 0.0015)
-        x = np.linspace(start, end, 40)
-        points = np.stack([x, 2 * y + slope * x + self.rng.normal(0, 0.25, 40)], axis=1)
-        gaps = np.flatnonzero(self.rng.random(39) < 0.02) + 1
-        self.stroke(np.split(points / 2, gaps), self.rng.uniform(1.2, 2.2), 0.0)
+        x = np.arange(start, end, 6.0)
+        y = y + self.rng.normal(0, 0.0015) * x + 0.3 * _wander(len(x), self.rng, 1)[:, 0]
+        gaps = np.flatnonzero(self.rng.random(len(x) - 1) < self.rng.uniform(0, 0.02)) + 1
+        self.stroke(np.split(np.stack([x, y], axis=1), gaps), self.rule_pen, 0.08)
 
-    def stroke(self, strokes: list[np.ndarray], pen: float, pressure: float) -> None:
-        """Lay down ``strokes``, each (n, 2) px, with a pen of ``pen`` px."""
-        widths = 2 * pen * (1 + pressure * self.rng.normal(0, 1, len(strokes)))
-        for points, thickness in zip(strokes, np.clip(np.rint(widths), 2, 12), strict=True):
-            fixed = np.rint(points * 32).astype(np.int32)  # 2x size, four fractional bits
-            cv2.polylines(self.ink, [fixed], False, 255, int(thickness), cv2.LINE_8, 4)
+    def stroke(
+        self, strokes: list[np.ndarray], pen: float, pressure: float = 0, shading: float = 0
+    ) -> None:
+        """Lay down ``strokes``, each (n, 2) px, with a pen of ``pen`` px.
+
+        Its width wanders along them by ``pressure``, and is by ``shading`` more where they are
+        upright than where they are level, both relative to ``pen``.
+        """
+        points = np.concatenate(strokes)
+        along = np.delete(np.arange(len(points) - 1), np.cumsum([len(s) for s in strokes])[:-1] - 1)
+        step = np.diff(points, axis=0)[along]
+        upright = np.abs(step[:, 1]) / np.maximum(np.hypot(*step.T), 1e-6)
+        widths = 1 + pressure * _wander(len(along), self.rng, 1)[:, 0] + shading * (upright - 0.6)
+        widths = 2 * pen * np.maximum(widths, 0.4) + self.rng.uniform(-0.4, 0.4)
+        widths = np.clip(np.rint(widths), 1, 12).astype(int).tolist()
+        fixed = np.rint(points * 32).astype(int).tolist()  # 2x size, four fractional bits
+        for i, width in zip(along.tolist(), widths, strict=True):
+            cv2.line(self.ink, fixed[i], fixed[i + 1], 255, width, cv2.LINE_8, 4)
 
     def scan(self) -> np.ndarray:
         """(height, width) uint8, 0 ink and 255 paper: thresholded, so that edges are ragged."""
         height, width = self.ink.shape[0] // 2, self.ink.shape[1] // 2
         grey = cv2.resize(self.ink, (width, height), interpolation=cv2.INTER_AREA)
-        grain = cv2.GaussianBlur(
-            self.rng.normal(0, 55, (height, width)).astype(np.float32), (3, 3), 0.8
-        )
-        return np.where(grey + grain > 118, 0, 255).astype(np.uint8)
+        specks = self.rng.random((self.rng.poisson(height * width * self.dirt), 2))
+        grey[tuple((specks * [height, width]).astype(int).T)] = 255
+        grain = self.rng.standard_normal((height, width), np.float32)
+        grain = cv2.GaussianBlur(grain, (3, 3), 0.8)
+        return np.where(grey + 45 * grain > 118, 0, 255).astype(np.uint8)
 
 
 def sentence(rng: np.random.Generator) -> str:
@@ -221,7 +257,7 @@ def _sheet(
     key: tuple[int, ...], shape: tuple[int, int], first_line: float, writing: Iterator
 ) -> np.ndarray:
     """Rule a sheet of ``shape`` px and let ``writing`` fill it: for a line, [(hand, text), …]."""
-    rng = np.random.default_rng(key)
+    rng = np.random.default_rng([SHEET, *key])
     paper = Paper(*shape, rng)
     y = first_line
     while y < shape[0] + (-20 if shape == PAGE else 40):  # ten whole lines; a strip cuts its last
@@ -230,7 +266,8 @@ def _sheet(
         for hand, text in next(writing):
             strokes, _ = hand.write(text, shape[1] - 12 - x, rng)
             if strokes:
-                paper.stroke([s + [x, y - 3] for s in strokes], hand.pen, hand.pressure)
+                inked = [s + [x, y - 3] for s in strokes]
+                paper.stroke(inked, hand.pen, hand.pressure, hand.shading)
                 x = max(s[:, 0].max() for s in strokes) + x + rng.uniform(1.2, 1.8) * hand.x_height
         y += PITCH + rng.normal(0, 1.5)
     return paper.scan()
@@ -256,7 +293,7 @@ def _pages(kind: str, seed: int, number: int, width: int) -> Iterator[tuple[str,
             yield [(hand, sentence(rng))]
 
     for image in range(3):
-        rng = np.random.default_rng([seed, 9, number, image])
+        rng = np.random.default_rng([TEXT, seed, number, image])
         domain = PAGE_HANDS if image == 0 else TEST_HANDS
         writing = numbers(domain, rng) if kind == "digits" else sentences(rng)
         if image == 0:
@@ -269,7 +306,7 @@ def _pages(kind: str, seed: int, number: int, width: int) -> Iterator[tuple[str,
                 (height, STRIP[1] + int(rng.integers(-8, 31))),
             )
             first = rng.uniform(55, PITCH)  # a strip is cut without regard for the lines
-        yield name, _sheet((seed, 8, number, image), shape, first, writing)
+        yield name, _sheet((seed, number, image), shape, first, writing)
 
 
 def _write_class(number: int, kind: str, seed: int, folder: Path, width: int) -> int:

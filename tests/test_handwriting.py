@@ -14,7 +14,7 @@ import pytest
 from conftest import ruled_lines
 from PIL import Image
 
-from digitlib import Problem, handwriting, pretrain
+from digitlib import Problem, crops, handwriting
 from digitlib.dataset import Dataset, load_dataset
 from digitlib.handwriting import CHARACTERS, Hand, allographs, sentence, write_dataset
 from digitlib.strips import ink
@@ -209,9 +209,8 @@ def test_no_hand_writes_in_two_domains(keys):
     list(handwriting._pages("hands", 1, 1, 2))
     seen["hands"] = set(keys)
     keys.clear()
-    pretrain._hand.cache_clear()
-    batch = pretrain.Crops(hands=50, seed=1, batch_size=64, first=0, steps=1)
-    batch[0]
+    crops.hand_of.cache_clear()
+    crops.draw_batch(0, hands=50, batch_size=64, size=64, seed=1)
     seen["pretraining"] = set(keys)
     assert len(seen["pages"]) > 20 and len(seen["strips"]) > 10 and len(seen["pretraining"]) > 4
     assert len(seen["hands"]) == 1  # a class is one hand, on its page and in its strips
@@ -236,10 +235,28 @@ def test_a_hand_is_a_function_of_its_key():
     one, other = Hand((1, 0, 5)), Hand((1, 0, 5))
     one.letter("a"), one.letter("b")
     assert style(one) == style(other)
-    for character in "ba":  # in another order
-        for mine, its in zip(one.letter(character), other.letter(character), strict=True):
+    for letter in ("b", 0), ("a", 1), ("a", 0):  # in another order
+        for mine, its in zip(one.letter(*letter), other.letter(*letter), strict=True):
             assert np.array_equal(mine, its)
     assert not np.array_equal(one.letter("a")[0], Hand((1, 0, 6)).letter("a")[0])
+
+
+def test_a_letter_written_twice_is_not_the_same_but_alike():
+    hand = Hand((1, 2, 1))
+    hand.mixed, hand.joined = 0.0, 0.0
+    strokes, placed = hand.write("nnnn", 5000, np.random.default_rng(1))
+    letters = [stroke - stroke.mean(0) for stroke in strokes]
+    assert len(letters) == len(placed) == 4
+    apart = [np.abs(a - b).max() for i, a in enumerate(letters) for b in letters[:i]]
+    assert min(apart) > 0.1 and max(apart) < hand.x_height / 2  # px
+
+
+@pytest.mark.parametrize(("mixed", "expected"), [(0.0, {0}), (1.0, {1}), (0.5, {0, 1})])
+def test_a_hand_mixes_two_forms_of_a_letter_if_it_does(mixed, expected):
+    hand = Hand((1, 2, 1))
+    hand.mixed = mixed
+    hand.write("nn nn nn nn nn nn", 5000, np.random.default_rng(1))
+    assert set(hand.letters) == {("n", other) for other in expected}
 
 
 def test_writing_stays_in_its_room_and_leaves_whole_words():
@@ -278,6 +295,51 @@ def test_sentences_are_spelt_in_characters_that_a_hand_can_write():
     text = [sentence(rng) for _ in range(200)]
     assert set("".join(text)) <= set(CHARACTERS + " ")
     assert len(set(text)) == 200 and {len(s.split()) for s in text} == {12, 13, 14}
+
+
+# --- paper ------------------------------------------------------------------------------------
+
+
+def runs(image: np.ndarray) -> tuple[int, int, int]:
+    """How wide the ink (h, w) is at a quarter, half and three quarters of its height, in px."""
+    return tuple(int((image[len(image) * k // 4] < 128).sum()) for k in (1, 2, 3))
+
+
+@pytest.mark.parametrize("pen", [1, 2, 4])
+def test_a_stroke_is_as_wide_as_the_pen(pen):
+    paper = handwriting.Paper(80, 40, np.random.default_rng(1))
+    paper.stroke([np.array([[20.0, 5.0], [20.0, 75.0]])], pen)
+    assert all(abs(width - pen) <= 1 for width in runs(paper.scan()))
+
+
+def test_shading_thickens_what_is_upright_and_thins_what_is_level():
+    upright, level = np.array([[20.0, 5.0], [20.0, 75.0]]), np.array([[5.0, 20.0], [75.0, 20.0]])
+    widths = {}
+    for shading in 0.0, 0.5:
+        papers = [handwriting.Paper(80, 80, np.random.default_rng(1)) for _ in range(2)]
+        for paper, line in zip(papers, (upright, level), strict=True):
+            paper.stroke([line], 3, shading=shading)
+        widths[shading] = [
+            np.median((p.ink > 0).sum(a)) for a, p in zip((1, 0), papers, strict=True)
+        ]
+    assert widths[0.0][0] == widths[0.0][1]
+    assert widths[0.5][0] > widths[0.0][0] and widths[0.5][1] < widths[0.0][1]
+
+
+def test_pressure_varies_the_width_along_a_stroke():
+    line = np.stack([np.full(100, 20.0), np.linspace(5, 195, 100)], axis=1)
+    spread = []
+    for pressure in 0.0, 0.3:
+        paper = handwriting.Paper(200, 40, np.random.default_rng(1))
+        paper.stroke([line], 3, pressure)
+        spread.append((paper.ink[20:380] > 0).sum(axis=1).std())
+    assert spread[0] == 0 and spread[1] > 0.5
+
+
+def test_strokes_are_not_joined_to_each_other():
+    paper = handwriting.Paper(80, 80, np.random.default_rng(1))
+    paper.stroke([np.array([[10.0, 5.0], [10.0, 75.0]]), np.array([[70.0, 75.0], [70.0, 5.0]])], 2)
+    assert not paper.ink[:, 40:120].any()
 
 
 # --- what can be measured of a hand ------------------------------------------------------------
@@ -319,3 +381,13 @@ def test_the_same_measures_tell_real_writers_apart(reference):
     some = Dataset("some", reference.folder, reference.train[::6], reference.test[::6], 0)
     distances, own = compared(some)
     assert np.median(distances[own]) < 0.6 * np.median(distances[~own])
+
+
+def shares(pages) -> np.ndarray:
+    return np.array([ink(page.image).mean() for page in pages])
+
+
+def test_generated_pages_hold_as_much_ink_as_real_ones(reference, tmp_path):
+    folder = write_dataset("hands", tmp_path / "hands", classes=20, progress=False)
+    ours, real = shares(load_dataset(folder, progress=False).train), shares(reference.train)
+    assert 0.8 < np.median(ours) / np.median(real) < 1.25
