@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-from digitlib import Problem, evaluate, model, patches, progress_bar, strips
+from digitlib import Problem, evaluate, model, patches, progress_bar, strips, vlad
 from digitlib.dataset import Page, read_pages
 from digitlib.evaluate import softmax
 from digitlib.settings import Settings
@@ -50,6 +50,12 @@ def combine(logits: np.ndarray, how: str = "probabilities") -> np.ndarray:
 def vote(network: keras.Model, page: Page, settings: Settings) -> Votes:
     """Cut the ensemble's patches from every strip of ``page`` and run the network on them."""
     start = time.perf_counter()
+    if settings.pooling == "vlad":  # all of the image in one pass
+        strip = strips.Strip(strips.enhance(page.image, settings), page.label, 0, page.path.name)
+        batch = vlad.network_input(strip.image, settings)[None]
+        logits = np.asarray(network.predict_on_batch(batch))[None]
+        centre = np.array([strip.image.shape[::-1]]) / 2
+        return Votes([strip], [centre], logits, time.perf_counter() - start)
     items = strips.test_strips(page, settings)
     centres = [patches.ensemble_centres(strip, settings, i) for i, strip in enumerate(items)]
     batches = [patches.cut_all(s, c, settings) for s, c in zip(items, centres, strict=True)]

@@ -4,6 +4,8 @@ In: settings and class names. Out: a Keras model from patches (n, s, s, 1) uint8
 (n, classes), saved as one `.keras` file that holds its settings and class names as JSON too.
 """
 
+import contextlib
+import ctypes
 import json
 import warnings
 import zipfile
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import keras
 
-from digitlib import Problem, whole_file
+from digitlib import Problem, vlad, whole_file
 from digitlib.settings import Settings
 
 TRUNK_LAYER = "block_6_expand_relu"  # where the shipped weights end
@@ -30,6 +32,17 @@ def device() -> str:
 def jit_pays() -> bool:
     """Whether to compile with XLA: its depthwise convolutions are ten times slower on a CPU."""
     return keras.backend.backend() == "jax" or "cpu" not in device()
+
+
+def keep_memory() -> None:
+    """Have glibc keep freed blocks: given back and fetched anew, they took half of a step's time.
+
+    Other systems' allocators do so by themselves. Constants: mallopt(3).
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for threshold in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+            mallopt(threshold, 2**30)
 
 
 def _mobilenet(size: int, width: float, weights: str | None = None) -> keras.Model:
@@ -123,6 +136,34 @@ class Network:
         self.whole = keras.Model(patches, self.head(pooled), name="digitlib")
 
 
+def whole_strips(
+    n_classes: int, settings: Settings, core: keras.Model | None = None
+) -> keras.Model:
+    """The network that reads whole strips of any size (pooling vlad), its backbone ``core``'s.
+
+    Without ``core`` the backbone is untrained; all else is, until `vlad.fit` has learnt it.
+    """
+    layers = settings.vlad_layers.split()
+    within = read_at(_mobilenet(None, settings.width), settings.layer)
+    names = [item.name for item in within.layers if "relu" in item.name]
+    if not layers or not set(layers) <= set(names):
+        raise Problem(
+            f"VLAD_LAYERS {settings.vlad_layers!r}: name layers of MobileNetV2 up to "
+            f"{settings.layer}, with blanks between: {', '.join(names)}"
+        )
+    if core is not None:
+        within.set_weights(core.get_weights())
+    maps = {name: within.get_layer(name).output for name in dict.fromkeys(layers)}
+    return vlad.whole_strips(keras.Model(within.input, maps), n_classes, settings)
+
+
+def shell(n_classes: int, settings: Settings) -> keras.Model:
+    """The network that ``settings`` describe, untrained: what a saved model's weights fit."""
+    if settings.pooling == "vlad":
+        return whole_strips(n_classes, settings)
+    return build(n_classes, replace(settings, weights="none")).whole
+
+
 def build(n_classes: int, settings: Settings) -> Network:
     """The network for ``n_classes``, its backbone loaded, its head drawn from the seed."""
     keras.utils.set_random_seed(settings.seed)
@@ -138,7 +179,7 @@ def save(network: keras.Model, classes: list[str], settings: Settings, path: Pat
     """Write ``network`` as a `.keras` file, which any Keras can load, with its card inside."""
     with whole_file(path) as aside:
         # Built anew, without what training left in it: optimisers, a loss unknown to load_model.
-        bare = build(len(classes), replace(settings, weights="none")).whole
+        bare = shell(len(classes), settings)
         bare.set_weights(network.get_weights())
         bare.save(aside)
         with zipfile.ZipFile(aside, "a", zipfile.ZIP_DEFLATED) as archive:
@@ -171,7 +212,7 @@ def load(path: Path) -> tuple[keras.Model, list[str], Settings]:
     except Exception as error:  # a damaged file makes zipfile and json raise nearly anything
         raise Problem(f"{path} is not a model that digitlib saved ({error})") from error
     try:
-        network = build(len(classes), settings).whole
+        network = shell(len(classes), settings)
         with warnings.catch_warnings(action="ignore"):
             network.load_weights(path)
     except (ValueError, OSError, KeyError) as error:

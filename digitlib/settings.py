@@ -11,7 +11,9 @@ from typing import Any
 from digitlib import Problem
 
 CHOICES = {
-    "split": ("lines", "paper"),
+    "split": ("lines", "paper", "none"),
+    "pooling": ("average", "vlad"),
+    "schedule": ("plateau", "cosine"),
     "placement": ("ink", "anywhere"),
     "combine": ("probabilities", "logits", "vote"),
 }
@@ -31,6 +33,13 @@ RANGES = {  # smallest and largest value that means something
     "contrast": (0, 0.99),
     "thickness": (0, 1),
     "width": (0.1, 2),
+    "codebooks": (1, 64),
+    "clusters": (2, 4096),
+    "components": (2, 1024),
+    "whitened": (2, 4096),
+    "pen_change": (0, 3),
+    "svm_c": (1e-6, 1e6),
+    "temperature": (1e-3, 1e3),
     "dropout": (0, 0.99),
     "batch_size": (1, 4096),
     "steps": (1, 1_000_000),
@@ -66,7 +75,7 @@ class Settings:
     # strips and patches
     strip_height: int = 300  # px
     strip_step: int = 80  # px from one strip's top to the next
-    split: str = "lines"  # validation strips: lines (share no row with training) or paper (leaks)
+    split: str = "lines"  # validation strips: lines (share no row), paper (leaks), none (all train)
     patch_size: int = 128  # px on the page
     placement: str = "ink"  # patches centred on ink, or anywhere
     scale: float = 0.5  # px of the network's input to a px of the page
@@ -80,6 +89,7 @@ class Settings:
     width: float = 1.0  # MobileNetV2's alpha
     weights: str = "handwriting"  # handwriting (shipped), imagenet (downloaded), none, or a file
     layer: str = "block_6_expand_relu"  # where the backbone is read
+    pooling: str = "average"  # of a patch's features, or vlad: local features of a whole strip
     dropout: float = 0.2
     # training
     batch_size: int = 64
@@ -93,8 +103,18 @@ class Settings:
     tune_layers: int = 200  # how many of the backbone's last layers train in phase 2
     tune_rate: float = 2e-3
     tune_smoothing: float = 0.03
+    schedule: str = "plateau"  # the rate of phase 2: halved on a plateau, or a cosine to 0
     patience: int = 5  # epochs without a better validation accuracy before training stops
     mixed_precision: bool = False  # float16 arithmetic, for GPUs
+    # whole strips (pooling vlad)
+    vlad_layers: str = "block_3_expand_relu block_6_expand_relu"  # read at each, logits added
+    codebooks: int = 4  # of each layer
+    clusters: int = 64  # centres of a codebook
+    components: int = 64  # that a local feature is whitened to
+    whitened: int = 200  # that a strip's VLAD vector is whitened to
+    pen_change: float = 0.7  # px that the pen of further training examples is wider or narrower
+    svm_c: float = 1.0  # weight of the errors in the SVM's loss
+    temperature: float = 1.0  # the logits are divided by it
     # ensemble
     n_patches: int = 35  # per strip
     n_even: int = 15  # of them evenly spaced, the others random

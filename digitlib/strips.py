@@ -72,9 +72,12 @@ def split_tops(height: int, settings: Settings) -> tuple[list[int], list[int]]:
     `paper`: the last two strips validate, as in the original; they overlap the training strips.
     `lines`: the page's bottom strip validates, and training strips end above it. A page lower than
     two strips cannot be divided so: its strip is both, and validation says nothing about new text.
+    `none`: all lines train, and validation says nothing either.
     """
     strip, step = settings.strip_height, settings.strip_step
     tops = strip_tops(height, strip, step)
+    if settings.split == "none":
+        return tops, tops[-1:]
     if settings.split == "paper" and len(tops) > 2:
         return tops[:-2], tops[-2:]
     if settings.split == "lines" and height >= 2 * strip:

@@ -17,13 +17,15 @@ import keras
 import numpy as np
 import pandas as pd
 
-from digitlib import Problem, model, patches, progress_bar, strips, whole_file
+from digitlib import Problem, model, patches, progress_bar, strips, vlad, whole_file
 from digitlib.batches import CachedFeatures, PatchStream
 from digitlib.dataset import Dataset
 from digitlib.settings import Settings
 
 PLATEAU, FLOOR = 2, 1e-6  # the original halves the rate after 2 epochs without gain, down to 1e-6
 VALIDATION_PATCHES = 15  # evenly spaced, per validation strip
+
+COLUMNS = ["phase", "epoch", "loss", "accuracy", "val_loss", "val_accuracy", "rate", "seconds"]
 
 Batches = keras.utils.PyDataset
 
@@ -33,8 +35,8 @@ class Trained:
     """What training gives: the whole network, a row an epoch, and what it cost."""
 
     network: keras.Model
-    history: pd.DataFrame  # phase, epoch, loss, accuracy, val_loss, val_accuracy, rate, seconds
-    seconds: dict[str, float]  # wall time of strips, cached features, phase 1, phase 2
+    history: pd.DataFrame  # of COLUMNS
+    seconds: dict[str, float]  # wall time of strips, cached features, phase 1, phase 2, vlad
     n_patches: dict[str, int]  # patches that went through the backbone in each phase
 
 
@@ -129,6 +131,7 @@ def _fit(
     epochs = settings.head_epochs if head else settings.tune_epochs
     rate = settings.head_rate if head else settings.tune_rate
     smoothing = settings.head_smoothing if head else settings.tune_smoothing
+    cosine = settings.schedule == "cosine" and not head
 
     def loss(truth: keras.KerasTensor, logits: keras.KerasTensor) -> keras.KerasTensor:
         """Cross-entropy with label smoothing."""
@@ -157,7 +160,9 @@ def _fit(
         for epoch in range(len(done), epochs):
             past = [row["val_accuracy"] for row in checkpoints.of(phase)]
             now, stop = rate_and_stop(past, rate, settings.patience)
-            if stop:
+            if cosine:
+                now = rate * (1 + np.cos(np.pi * (epoch + 0.5) / epochs)) / 2
+            elif stop:
                 break
             start = time.perf_counter()
             network.optimizer.learning_rate = now
@@ -178,7 +183,7 @@ def _fit(
                 {"phase": phase, "epoch": epoch + 1, **row, "rate": now, "seconds": seconds},
             )
             bar.set_postfix_str(f"validation {row['val_accuracy']:.1%}")
-    best = checkpoints.best(phase)
+    best = checkpoints.of(phase)[-1] if cosine and epochs else checkpoints.best(phase)
     if best:
         network.load_weights(checkpoints.weights(best))
 
@@ -231,6 +236,7 @@ def train(dataset: Dataset, settings: Settings, folder: Path, progress: bool = T
     if len(classes) < 2:
         raise Problem(f"{dataset.folder}: one class only; there is nothing to tell apart")
     cv2.setNumThreads(1)  # OpenCV's threads and the network's fight over the cores
+    model.keep_memory()
     fingerprint = {
         "settings": asdict(settings),
         "pages": [[page.path.name, int(page.image.sum())] for page in dataset.train],
@@ -292,7 +298,12 @@ def train(dataset: Dataset, settings: Settings, folder: Path, progress: bool = T
             phase=2,
         )
     lap("phase 2")
-    history = pd.DataFrame(checkpoints.rows)
+    trained = network.whole
+    if settings.pooling == "vlad":
+        trained = model.whole_strips(len(classes), settings, network.backbone)
+        vlad.fit(trained, dataset.train, classes, settings, progress)
+        lap("vlad")
+    history = pd.DataFrame(checkpoints.rows, columns=COLUMNS)
     # Counted from the history, so that a resumed run says the same.
     per_epoch = settings.steps * settings.batch_size + len(validation)
     n_patches = {f"phase {phase}": len(checkpoints.of(phase)) * per_epoch for phase in (1, 2)}
@@ -300,4 +311,4 @@ def train(dataset: Dataset, settings: Settings, folder: Path, progress: bool = T
         once = settings.views * settings.view_patches * len(training)
         n_patches["phase 1"] = once + len(validation)
     checkpoints.clear()
-    return Trained(network.whole, history, seconds, n_patches)
+    return Trained(trained, history, seconds, n_patches)

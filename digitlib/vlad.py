@@ -1,0 +1,228 @@
+"""VLAD: what the local features of a whole strip add up to, and a linear SVM that labels the sums.
+
+In: pages and a backbone. Out: a Keras model from strips of any size (n, h, w, 2) uint8 (grey, ink)
+to logits (n, classes), in one pass. Vectors of locally aggregated descriptors: Jégou et al. 2010.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import keras
+import numpy as np
+from keras import ops
+from sklearn.cluster import MiniBatchKMeans
+from sklearn.decomposition import PCA
+from sklearn.svm import LinearSVC
+
+from digitlib import Problem, progress_bar
+from digitlib.dataset import Page
+from digitlib.settings import Settings
+from digitlib.strips import PAPER, enhance, ink, split_tops, strip_tops
+
+GRID = 32  # px: MobileNetV2's coarsest stride; inputs are padded to a multiple of it in height,
+WIDE = 256  # px: and of this in width, so that strips come in few sizes, each compiled once
+LEAST_INK = 0.02  # of a position's cell: less is an edge, or dust
+LEARNT_FROM = 60_000  # local features that whitening and codebooks are learnt from
+PEN_SIGMA = 1.0  # px: blur that turns a step of the pen's edge into a slope
+
+
+def network_input(image: np.ndarray, settings: Settings) -> np.ndarray:
+    """(h, w) uint8 strip -> (h', w', 2) uint8: it and its ink, 0 to 255, at the network's scale."""
+    size = [max(1, round(side * settings.scale)) for side in image.shape[::-1]]
+    writing = ink(image).astype(np.uint8) * 255
+    grey, writing = (cv2.resize(i, size, interpolation=cv2.INTER_AREA) for i in (image, writing))
+    padding = ((0, -size[1] % GRID), (0, -size[0] % WIDE))
+    return np.stack([np.pad(grey, padding, constant_values=PAPER), np.pad(writing, padding)], -1)
+
+
+def pen(image: np.ndarray, width: float) -> np.ndarray:
+    """The (h, w) uint8 scan as a pen ``width`` px wider (or, below 0, narrower) would have made it.
+
+    Each edge of a stroke moves by half of it; the result has two grey levels.
+    """
+    if not width:
+        return image
+    slope = 255 / np.sqrt(2 * np.pi) / PEN_SIGMA  # grey levels a px, at the edge of a wide stroke
+    soft = cv2.GaussianBlur(image, (0, 0), PEN_SIGMA)
+    return np.where(soft < 127.5 + slope * width / 2, 0, PAPER).astype(np.uint8)
+
+
+class Vlad(keras.layers.Layer):
+    """[features (n, h, w, c), ink (n, h * stride, w * stride, 1)] -> (n, codebooks * clusters * d).
+
+    Square roots of the features on ink, whitened to ``d`` components; each one's difference from
+    its nearest centre, summed per centre; signed square root of the sums (power normalisation:
+    Perronnin et al. 2010) and unit length per codebook. Several codebooks: Jégou and Chum 2012.
+    """
+
+    def __init__(self, stride: int, codebooks: int, clusters: int, components: int, **how) -> None:
+        super().__init__(trainable=False, dtype="float32", **how)
+        self.stride, self.shape = stride, (codebooks, clusters, components)
+
+    def build(self, shapes) -> None:
+        channels = shapes[0][-1]
+        self.mean = self.add_weight(shape=(channels,), name="mean")
+        self.whiten = self.add_weight(shape=(channels, self.shape[2]), name="whiten")
+        self.centres = self.add_weight(shape=self.shape, name="centres")
+
+    def compute_output_shape(self, shapes) -> tuple:
+        return (shapes[0][0], int(np.prod(self.shape)))
+
+    def on_ink(self, writing):
+        """(n, h, w) float: 1 where a position's cell holds ink, else 0."""
+        share = ops.average_pool(writing, self.stride, padding="valid")[..., 0]
+        return ops.cast(share > 255 * LEAST_INK, "float32")
+
+    def rows(self, features, writing):
+        """(n, h, codebooks, clusters, components): the summed differences of each row."""
+        whitened = ops.matmul(ops.sqrt(ops.relu(features)) - self.mean, self.whiten)
+        mask, sums = self.on_ink(writing), []
+        for book in range(self.shape[0]):
+            centres = self.centres[book]
+            near = ops.matmul(whitened, ops.transpose(centres)) - ops.sum(centres**2, -1) / 2
+            member = ops.one_hot(ops.argmax(near, -1), self.shape[1]) * mask[..., None]
+            total = ops.matmul(ops.swapaxes(member, -1, -2), whitened)
+            sums.append(total - ops.sum(member, -2)[..., None] * centres)
+        return ops.stack(sums, axis=2)
+
+    def normalised(self, sums):
+        """(n, codebooks, clusters, components) sums -> (n, codebooks * clusters * components)."""
+        sums = ops.reshape(sums, (-1, self.shape[0], self.shape[1] * self.shape[2]))
+        rooted = ops.sign(sums) * ops.sqrt(ops.abs(sums))
+        length = ops.sqrt(ops.sum(rooted**2, -1, keepdims=True))
+        return ops.reshape(rooted / ops.maximum(length, 1e-9), (-1, int(np.prod(self.shape))))
+
+    def call(self, inputs):
+        return self.normalised(ops.sum(self.rows(*inputs), axis=1))
+
+
+def whole_strips(core: keras.Model, n_classes: int, settings: Settings) -> keras.Model:
+    """Strips (n, h, w, 2) uint8 -> logits (n, classes): VLAD at each layer, whitened, and labelled.
+
+    ``core``: the backbone for any size of input; its outputs are a dictionary of layers. The
+    logits of the layers add up. All weights but the backbone's wait for `fit`.
+    """
+    strips = keras.Input((None, None, 2), name="strips")
+    grey, writing = strips[..., :1], ops.cast(strips[..., 1:], "float32")
+    grey = keras.layers.Rescaling(1 / 127.5, offset=-1)(grey)
+    maps = core(keras.layers.Concatenate()([grey] * 3))
+    shape = settings.codebooks, settings.clusters, settings.components
+    logits = []
+    sides = core.compute_output_shape((1, GRID, GRID, 3))
+    for name, features in maps.items():
+        stride = GRID // sides[name][1]
+        vector = Vlad(stride, *shape, name=f"vlad_{name}")([features, writing])
+        vector = keras.layers.Dense(settings.whitened, name=f"whiten_{name}")(vector)
+        vector = keras.layers.UnitNormalization(name=f"unit_{name}")(vector)
+        logits.append(keras.layers.Dense(n_classes, name=f"logits_{name}")(vector))
+    summed = keras.layers.Add()(logits) if len(logits) > 1 else logits[0]
+    return keras.Model(strips, summed, name="digitlib")
+
+
+@dataclass(frozen=True)
+class _Sheet:
+    """A page that is learnt from: its input to the network, its label and its windows' tops."""
+
+    image: np.ndarray  # (h, w, 2) uint8
+    label: str
+    windows: list[tuple[int, int]]  # rows of a strip's height, px of the page
+
+
+def _sheets(pages: Sequence[Page], settings: Settings) -> list[_Sheet]:
+    """Every page once for each pen, without the lines that `split` holds out."""
+    sheets = []
+    for page in pages:
+        tops, _ = split_tops(page.image.shape[0], settings)
+        end = min(tops[-1] + settings.strip_height, page.image.shape[0])
+        step, height = settings.strip_step, settings.strip_height
+        windows = [(top, top + height) for top in strip_tops(end, height, step)]
+        for change in {0.0, -settings.pen_change, settings.pen_change}:
+            image = enhance(pen(page.image[:end], change), settings)
+            sheets.append(_Sheet(network_input(image, settings), page.label, windows))
+    return sheets
+
+
+def _learn_codebooks(layer: Vlad, features: np.ndarray, seed: int) -> None:
+    """Whitening and centres of ``layer`` from local features (m, c)."""
+    codebooks, clusters, components = layer.shape
+    if len(features) < clusters or len(features) <= components:
+        raise Problem(f"the pages have ink for {len(features)} features only: use fewer CLUSTERS")
+    rooted = np.sqrt(np.maximum(features, 0))
+    pca = PCA(components, whiten=True, random_state=0).fit(rooted)
+    whitened = pca.transform(rooted)
+    centres = [
+        MiniBatchKMeans(
+            clusters, random_state=seed * 100 + book, n_init=1, batch_size=4096, max_iter=30
+        )
+        .fit(whitened)
+        .cluster_centers_
+        for book in range(codebooks)
+    ]
+    scale = np.sqrt(np.maximum(pca.explained_variance_, 1e-12))
+    layer.set_weights([pca.mean_, pca.components_.T / scale, np.stack(centres)])
+
+
+def fit(
+    network: keras.Model,
+    pages: Sequence[Page],
+    classes: list[str],
+    settings: Settings,
+    progress: bool = True,
+) -> None:
+    """Learn everything in ``network`` (`whole_strips`) but the backbone, from ``pages``.
+
+    Examples: windows of a strip's height down each page, as three pens would have written them.
+    A linear SVM, one class against the rest (scikit-learn's LinearSVC), on whitened VLAD vectors
+    (PCA: Jégou and Chum 2012). Raises Problem for pages with too little ink.
+    """
+    layers = [layer for layer in network.layers if isinstance(layer, Vlad)]
+    maps = keras.Model(network.input, [layer.input for layer in layers])
+    sheets = _sheets(pages, settings)
+    rng = np.random.default_rng([settings.seed, 500])
+    share = -(-LEARNT_FROM // len(sheets))
+    sampled = [[] for _ in layers]
+    for sheet in progress_bar(sheets, progress, desc="local features", unit="page"):
+        for layer, (features, writing), found in zip(
+            layers, maps.predict_on_batch(sheet.image[None]), sampled, strict=True
+        ):
+            on_ink = features[np.asarray(layer.on_ink(writing)) > 0]
+            found.append(on_ink[rng.permutation(len(on_ink))[:share]])
+    for layer, found in zip(layers, sampled, strict=True):
+        _learn_codebooks(layer, np.concatenate(found), settings.seed)
+
+    examples, labels = [[] for _ in layers], []
+    for sheet in progress_bar(sheets, progress, desc="VLAD", unit="page"):
+        labels += [sheet.label] * len(sheet.windows)
+        for layer, inputs, vectors in zip(
+            layers, maps.predict_on_batch(sheet.image[None]), examples, strict=True
+        ):
+            rows = np.asarray(layer.rows(*inputs))[0]
+            centre = (np.arange(len(rows)) + 0.5) * layer.stride / settings.scale  # px of the page
+            for top, bottom in sheet.windows:
+                window = rows[(top <= centre) & (centre < bottom)].sum(axis=0, keepdims=True)
+                vectors.append(np.asarray(layer.normalised(window))[0])
+    truth = np.array([classes.index(label) for label in labels])
+    for layer, vectors in zip(layers, examples, strict=True):
+        name = layer.name.removeprefix("vlad_")
+        _learn_labels(network, name, np.stack(vectors), truth, settings)
+
+
+def _learn_labels(
+    network: keras.Model, name: str, vectors: np.ndarray, truth: np.ndarray, settings: Settings
+) -> None:
+    """Whitening and SVM of one layer's VLAD ``vectors`` (n, d); ``truth`` (n,) class numbers."""
+    kept = min(settings.whitened, len(vectors) - 1)
+    pca = PCA(kept, svd_solver="randomized", random_state=0).fit(vectors)
+    whiten = np.zeros((vectors.shape[1], settings.whitened), np.float32)
+    whiten[:, :kept] = pca.components_.T / np.sqrt(np.maximum(pca.explained_variance_, 1e-12))
+    network.get_layer(f"whiten_{name}").set_weights([whiten, -pca.mean_ @ whiten])
+    short = vectors @ whiten - pca.mean_ @ whiten
+    short /= np.linalg.norm(short, axis=1, keepdims=True)
+    svm = LinearSVC(C=settings.svm_c, random_state=0).fit(short, truth)
+    weights, bias = svm.coef_, svm.intercept_
+    if len(weights) == 1:  # two classes: one boundary, seen from both sides
+        weights, bias = np.concatenate([-weights, weights]), np.concatenate([-bias, bias])
+    network.get_layer(f"logits_{name}").set_weights(
+        [weights.T / settings.temperature, bias / settings.temperature]
+    )
