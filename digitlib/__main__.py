@@ -7,6 +7,7 @@ In: arguments. Out: what the job writes; exit status 0, 1 (a notebook failed), 2
 import argparse
 import os
 import sys
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ EXAMPLES = """examples:
   python -m digitlib report --dataset my_pages/              the same on your own images
   python -m digitlib report -p N_PATCHES 10 --run ten        one parameter changed, in reports/ten/
   python -m digitlib report --list                           the profiles and parameters there are
-  python -m digitlib predict strip.png --out result.csv      label images with the newest model
+  python -m digitlib predict strip.png --out result.csv      label images with the shipped model
 """
 
 
@@ -40,7 +41,8 @@ def report(args: argparse.Namespace) -> int:
         return show_parameters()
     from digitlib.report import run_report
 
-    return run_report(args.profile, dict(args.parameter), args.dataset, args.run)
+    given = dict(args.parameter)
+    return run_report(args.profile, given, args.dataset, args.run, chosen=args.notebooks)
 
 
 def show_parameters() -> int:
@@ -83,17 +85,13 @@ def pretrain(args: argparse.Namespace) -> int:
 
 
 def predict(args: argparse.Namespace) -> int:
-    model = args.model
-    if model is None:
-        models = digitlib.REPORTS.glob("*/model.keras")
-        model = max(models, key=lambda path: path.stat().st_mtime, default=None)
-        if model is None:
-            raise Problem(
-                f"{digitlib.REPORTS}: no run has a model.keras; train one with "
-                "'python -m digitlib report', or name one with --model"
-            )
-        print(f"model: {model}", file=sys.stderr)
-    for path in [model, *args.images]:
+    from digitlib.shipped import DEFAULT, find, read_card
+
+    model = find(args.model or DEFAULT)
+    classes, _, about = read_card(model)
+    known = about.get("data", f"{len(classes)} classes, {classes[0]} to {classes[-1]}")
+    print(f"model: {args.model or DEFAULT} ({known})", file=sys.stderr)
+    for path in args.images:
         if not path.exists():
             raise Problem(f"{path}: no such file or folder")
     with quiet_start():
@@ -103,6 +101,29 @@ def predict(args: argparse.Namespace) -> int:
     columns = [c for c in ("filename", "predicted", "confidence") if c in result]
     print(result[columns].to_string(index=False, max_rows=40))
     print(f"{len(result)} images labelled in {args.out}", file=sys.stderr)
+    return 0
+
+
+def models(args: argparse.Namespace) -> int:
+    from digitlib.shipped import DEFAULT, models, read_card
+
+    for name, path in models().items():
+        classes, _, about = read_card(path)
+        mark = ", used by predict unless --model names another" if name == DEFAULT else ""
+        print(f"{name}{mark}")
+        about = {"classes": str(len(classes))} | about
+        about["size"] = f"{path.stat().st_size / 1e6:.1f} MB"
+        for key, value in about.items():
+            print(
+                textwrap.fill(value, 88, initial_indent=f"  {key:<17}", subsequent_indent=" " * 19)
+            )
+    return 0
+
+
+def ship(args: argparse.Namespace) -> int:
+    with quiet_start():
+        from digitlib.shipped import ship as ship_run
+    print(ship_run(args.run, args.name, args.limits))
     return 0
 
 
@@ -140,6 +161,10 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--dataset", help="digits, hands, reference, or a folder with train/ and test/"
     )
+    sub.add_argument(
+        "--notebooks", metavar="NUMBERS",
+        help="these only, such as '06 08', or all (default: 01 to 05); the run's others are kept",
+    )  # fmt: skip
     sub.add_argument("--run", help="name of the folder in reports/ (default: <profile>-<dataset>)")
     sub.add_argument(
         "--list", action="store_true", help="show profiles and parameters; run nothing"
@@ -170,8 +195,17 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command(predict, "Label images with a trained model; needs no training data.")
     sub.add_argument("images", nargs="+", type=Path, metavar="IMAGE_OR_FOLDER")
-    sub.add_argument("--model", type=Path, help="a model.keras (default: the newest in reports/)")
+    sub.add_argument(
+        "--model", help="one that `models` lists, a run in reports/, or a model.keras file"
+    )
     sub.add_argument("--out", type=Path, default=Path("result.csv"), help="default: result.csv")
+
+    command(models, "List the models that come with digitlib, with what is known of each.")
+
+    sub = command(ship, "Put the model of a run among those that come with digitlib.")
+    sub.add_argument("run", help="a run in reports/ whose notebooks 03 to 05 and 08 are done")
+    sub.add_argument("name", help="the name that `models` lists it under")
+    sub.add_argument("--limits", default="", help="what it cannot do, in a sentence")
 
     command(index, "Write reports/index.html afresh, for example after deleting a run.")
     return top

@@ -9,6 +9,7 @@ import ctypes
 import json
 import warnings
 import zipfile
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -16,11 +17,10 @@ import keras
 
 from digitlib import Problem, vlad, whole_file
 from digitlib.settings import Settings
+from digitlib.shipped import CARD, read_card
 
 TRUNK_LAYER = "block_6_expand_relu"  # where the shipped weights end
 SHIPPED = Path(__file__).with_name("weights") / "handwriting.weights.h5"
-CARD = "digitlib.json"  # the member of a .keras file that holds settings and class names
-MOST_BYTES = 2**30  # of a model file, unpacked
 
 
 def device() -> str:
@@ -175,15 +175,25 @@ def build(n_classes: int, settings: Settings) -> Network:
         keras.config.set_dtype_policy(policy)
 
 
-def save(network: keras.Model, classes: list[str], settings: Settings, path: Path) -> Path:
-    """Write ``network`` as a `.keras` file, which any Keras can load, with its card inside."""
+def save(
+    network: keras.Model,
+    classes: list[str],
+    settings: Settings,
+    path: Path,
+    about: Mapping[str, str] | None = None,
+) -> Path:
+    """Write ``network`` as a `.keras` file with its card inside; ``about``: what is known of it.
+
+    Any Keras can load the file; one that reads whole strips (pooling vlad) needs `digitlib.vlad`.
+    """
+    card = {"classes": classes, "settings": asdict(settings), "about": dict(about or {})}
     with whole_file(path) as aside:
         # Built anew, without what training left in it: optimisers, a loss unknown to load_model.
         bare = shell(len(classes), settings)
         bare.set_weights(network.get_weights())
         bare.save(aside)
         with zipfile.ZipFile(aside, "a", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr(CARD, json.dumps({"classes": classes, "settings": asdict(settings)}))
+            archive.writestr(CARD, json.dumps(card))
     return path
 
 
@@ -193,24 +203,7 @@ def load(path: Path) -> tuple[keras.Model, list[str], Settings]:
     Nothing in the file is deserialised into code: the network is built anew from the settings, and
     only numbers are read into it.
     """
-    path = Path(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if sum(member.file_size for member in archive.infolist()) > MOST_BYTES:
-                raise Problem(f"unpacks to more than {MOST_BYTES >> 20} MiB")
-            card = json.loads(archive.read(CARD))
-        classes, settings = card["classes"], Settings(**(card["settings"] | {"weights": "none"}))
-        well_formed = isinstance(classes, list) and all(isinstance(c, str) for c in classes)
-        if not well_formed or not 2 <= len(set(classes)) == len(classes) <= 100_000:
-            raise Problem("its class names are not 2 to 100000 different texts")
-        if not all(0 < len(label) <= 64 for label in classes):
-            raise Problem("its class names are not of 1 to 64 characters")
-    except FileNotFoundError:
-        raise Problem(
-            f"{path}: no such model; train one with `python -m digitlib report`"
-        ) from None
-    except Exception as error:  # a damaged file makes zipfile and json raise nearly anything
-        raise Problem(f"{path} is not a model that digitlib saved ({error})") from error
+    classes, settings, _ = read_card(path)
     try:
         network = shell(len(classes), settings)
         with warnings.catch_warnings(action="ignore"):

@@ -53,16 +53,17 @@ def cut(
     """The patch around ``centre`` (x, y px) as (size, size) uint8; augmented if ``rng`` is given.
 
     Beyond the strip there is paper. Augmentations as in the original: rotation, translation, zoom
-    and contrast, each uniform; and the pen about a pixel thinner or thicker.
+    and contrast, each uniform; and another slant, and the pen about a pixel thinner or thicker.
     """
     image, size = strip.image, settings.input_size
-    turn, zoom, offset = 0.0, settings.scale, np.zeros(2)
+    turn, zoom, slant, offset = 0.0, settings.scale, 0.0, np.zeros(2)
     if rng is not None:
         turn = 2 * np.pi * rng.uniform(-settings.rotation, settings.rotation)
         zoom = settings.scale * (1 + rng.uniform(-settings.zoom, settings.zoom))
         offset = rng.uniform(-1, 1, 2) * settings.translation * settings.patch_size
+        slant = rng.uniform(-settings.slant, settings.slant) if settings.slant else 0.0
     cosine, sine = zoom * np.cos(turn), zoom * np.sin(turn)
-    matrix = np.array([[cosine, -sine], [sine, cosine]])
+    matrix = np.array([[cosine, -sine], [sine, cosine]]) @ [[1, slant], [0, 1]]
     # OpenCV counts from pixel centres, hence the halves.
     shift = size / 2 - 0.5 - matrix @ (np.asarray(centre) + offset - 0.5)
     patch = cv2.warpAffine(

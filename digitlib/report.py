@@ -234,14 +234,29 @@ def default_run_name(profile: str, dataset: str, changed: Mapping[str, Any]) -> 
     return "-".join(part for part in safe if part)[:100] or "run"
 
 
+def _chosen(paths: list[Path], numbers: str) -> list[Path]:
+    """The notebooks that ``numbers`` ("06 08", or "all") name; raises Problem for others."""
+    if numbers == "all":
+        return paths
+    wanted = numbers.replace(",", " ").split()
+    there = {path.stem[:2]: path for path in paths}
+    if unknown := [number for number in wanted if number[:2] not in there]:
+        raise Problem(f"no notebook {unknown[0]!r}; there are: {', '.join(there)}, or all")
+    return [there[number] for number in sorted({number[:2] for number in wanted})]
+
+
 def run_report(
     profile: str = "quick",
     parameters: Mapping[str, Any] | None = None,
     dataset: str | None = None,
     run: str | None = None,
     notebooks: Path | None = None,
+    chosen: str | None = None,
 ) -> int:
     """Run the notebooks in order into reports/<run>/; 0 if all went well, else 1.
+
+    ``chosen``: numbers of notebooks ("06 08"), or "all"; by default all but those whose metadata
+    say ``{"digitlib": {"on_request": true}}``. What the run's other notebooks left is then kept.
 
     A notebook names those it needs in its metadata, ``{"digitlib": {"needs": ["03_training"]}}``,
     and is skipped when one of them failed. Raises Problem, before anything is written, for an
@@ -251,6 +266,8 @@ def run_report(
 
     paths = notebook_paths(notebooks)
     declared = {path: notebook_parameters(path) for path in paths}
+    metadata = {p: json.loads(p.read_text("utf-8")).get("metadata", {}) for p in paths}
+    metadata = {path: own.get("digitlib", {}) for path, own in metadata.items()}
     given = dict(parameters or {}) | ({"DATASET": dataset} if dataset is not None else {})
     values = settled(read_profile(profile, paths[0].parent) | given, declared)
     defaults = {n: p.default for own in declared.values() for n, p in own.items()}
@@ -258,13 +275,23 @@ def run_report(
     data = str(values.get("DATASET", defaults.get("DATASET", "")))
     changed = {n: values[n] for n in given if n not in ("DATASET", "RUN")}
     run = run or values.get("RUN") or default_run_name(profile, data, changed)
+    if chosen is None:
+        paths = [path for path in paths if not metadata[path].get("on_request")]
+    else:
+        paths = _chosen(paths, chosen)
     folder = run_folder(run)
     folder.mkdir(parents=True, exist_ok=True)
-    # An earlier run of this name must not lend its numbers; checkpoints and the model may stay.
-    for old in [*folder.glob("[0-9]*.ipynb"), *folder.glob("[0-9]*.html")]:
-        old.unlink()
-    for name in ("metrics.json", "result.csv", "kernels.log"):
-        (folder / name).unlink(missing_ok=True)
+    earlier = []
+    if chosen is not None:
+        names = {path.stem for path in paths}
+        earlier = [s for s in read_json(folder / "run.json").get("notebooks", [])]
+        earlier = [s for s in earlier if isinstance(s, dict) and s.get("name") not in names]
+    else:
+        # An earlier run of this name must not lend its numbers; checkpoints and model may stay.
+        for old in [*folder.glob("[0-9]*.ipynb"), *folder.glob("[0-9]*.html")]:
+            old.unlink()
+        for name in ("metrics.json", "result.csv", "kernels.log"):
+            (folder / name).unlink(missing_ok=True)
 
     values["RUN"] = run
     states = [{"name": path.stem, "status": "waiting"} for path in paths]
@@ -281,7 +308,7 @@ def run_report(
         "started": now(),
         "status": "running",
         "seconds": 0.0,
-        "notebooks": states,
+        "notebooks": sorted(earlier + states, key=lambda own: own["name"]),
         "git_commit": git_commit(),
         "versions": versions(),
     }
@@ -298,8 +325,7 @@ def run_report(
         save()
         for number, (path, own) in enumerate(zip(paths, states, strict=True), 1):
             line, out = f"[{number}/{len(paths)}] {path.stem}", folder / path.name
-            metadata = json.loads(path.read_text(encoding="utf-8")).get("metadata", {})
-            needs = metadata.get("digitlib", {}).get("needs", [])
+            needs = metadata[path].get("needs", [])
             bad = [s["name"] for s in states if s["name"] in needs and s["status"] != "done"]
             if bad:
                 own |= {"status": "skipped", "error": f"needs {', '.join(bad)}"}

@@ -17,6 +17,7 @@ CHOICES = {
     "placement": ("ink", "anywhere"),
     "combine": ("probabilities", "logits", "vote"),
 }
+MOST_WEIGHTS = 2**28  # of whitening VLAD vectors: a gigabyte
 RANGES = {  # smallest and largest value that means something
     "classes": (2, 10_000),
     "seed": (0, 2**32 - 1),  # what a SeedGenerator's state holds
@@ -30,6 +31,7 @@ RANGES = {  # smallest and largest value that means something
     "rotation": (0, 0.5),
     "translation": (0, 0.5),
     "zoom": (0, 0.9),
+    "slant": (0, 1),
     "contrast": (0, 0.99),
     "thickness": (0, 1),
     "width": (0.1, 2),
@@ -38,6 +40,8 @@ RANGES = {  # smallest and largest value that means something
     "components": (2, 1024),
     "whitened": (2, 4096),
     "pen_change": (0, 3),
+    "size_change": (0, 0.5),
+    "slant_change": (0, 1),
     "svm_c": (1e-6, 1e6),
     "temperature": (1e-3, 1e3),
     "dropout": (0, 0.99),
@@ -83,6 +87,7 @@ class Settings:
     rotation: float = 0.02  # of a full turn, either way
     translation: float = 0.05  # of the patch
     zoom: float = 0.05
+    slant: float = 0.0  # px to the side for each px up, either way
     contrast: float = 0.2
     thickness: float = 0.3  # how often the pen is made thinner or thicker
     # network
@@ -109,10 +114,12 @@ class Settings:
     # whole strips (pooling vlad)
     vlad_layers: str = "block_3_expand_relu block_6_expand_relu"  # read at each, logits added
     codebooks: int = 4  # of each layer
-    clusters: int = 64  # centres of a codebook
-    components: int = 64  # that a local feature is whitened to
+    clusters: int = 32  # centres of a codebook
+    components: int = 32  # that a local feature is whitened to
     whitened: int = 200  # that a strip's VLAD vector is whitened to
     pen_change: float = 0.7  # px that the pen of further training examples is wider or narrower
+    size_change: float = 0.07  # that they are larger or smaller
+    slant_change: float = 0.06  # px to the side for each px up, either way
     svm_c: float = 1.0  # weight of the errors in the SVM's loss
     temperature: float = 1.0  # the logits are divided by it
     # ensemble
@@ -137,6 +144,12 @@ class Settings:
                 raise Problem(f"{item.name.upper()} must be one of {choices}, not {value!r}")
         if self.n_even > self.n_patches:
             raise Problem(f"N_EVEN ({self.n_even}) cannot exceed N_PATCHES ({self.n_patches})")
+        vector = self.codebooks * self.clusters * self.components
+        if vector * self.whitened * len(self.vlad_layers.split()) > MOST_WEIGHTS:
+            raise Problem(
+                f"CODEBOOKS x CLUSTERS x COMPONENTS ({vector}) x WHITENED x layers make more than "
+                f"{MOST_WEIGHTS:,} weights: lower one of them"
+            )
         if not 32 <= self.input_size <= 1024:
             raise Problem(f"PATCH_SIZE x SCALE must be 32 to 1024 px, not {self.input_size}")
 

@@ -24,6 +24,7 @@ GRID = 32  # px: MobileNetV2's coarsest stride; inputs are padded to a multiple 
 WIDE = 256  # px: and of this in width, so that strips come in few sizes, each compiled once
 LEAST_INK = 0.02  # of a position's cell: less is an edge, or dust
 LEARNT_FROM = 60_000  # local features that whitening and codebooks are learnt from
+LESS_TEXT = 3  # so much lower than a strip are further windows: one line where a strip has three
 PEN_SIGMA = 1.0  # px: blur that turns a step of the pen's edge into a slope
 
 
@@ -48,6 +49,23 @@ def pen(image: np.ndarray, width: float) -> np.ndarray:
     return np.where(soft < 127.5 + slope * width / 2, 0, PAPER).astype(np.uint8)
 
 
+def resized(image: np.ndarray, size: float = 1.0, slant: float = 0.0) -> np.ndarray:
+    """The (h, w) uint8 scan ``size`` times as large, each row moved ``slant`` px a px further up.
+
+    A scan in two grey levels stays one; what comes into view is paper.
+    """
+    height, width = image.shape
+    matrix = np.array([[size, -slant * size, slant * size * height / 2], [0, size, 0]])
+    # OpenCV counts from pixel centres, hence the half.
+    matrix[:, 2] += matrix[:, :2] @ [0.5, 0.5] - 0.5
+    shape = max(1, round(width * size)), max(1, round(height * size))
+    smooth = cv2.GaussianBlur(image, (0, 0), 0.5 / size) if size < 1 else image
+    varied = cv2.warpAffine(smooth, matrix, shape, flags=cv2.INTER_LINEAR, borderValue=PAPER)
+    levels = np.unique(image)
+    return levels[(varied > levels.mean()).astype(int)] if len(levels) == 2 else varied
+
+
+@keras.saving.register_keras_serializable("digitlib")
 class Vlad(keras.layers.Layer):
     """[features (n, h, w, c), ink (n, h * stride, w * stride, 1)] -> (n, codebooks * clusters * d).
 
@@ -57,8 +75,13 @@ class Vlad(keras.layers.Layer):
     """
 
     def __init__(self, stride: int, codebooks: int, clusters: int, components: int, **how) -> None:
-        super().__init__(trainable=False, dtype="float32", **how)
+        super().__init__(**{"trainable": False, "dtype": "float32"} | how)
         self.stride, self.shape = stride, (codebooks, clusters, components)
+
+    def get_config(self) -> dict:
+        codebooks, clusters, components = self.shape
+        own = {"codebooks": codebooks, "clusters": clusters, "components": components}
+        return super().get_config() | {"stride": self.stride} | own
 
     def build(self, shapes) -> None:
         channels = shapes[0][-1]
@@ -122,28 +145,46 @@ def whole_strips(core: keras.Model, n_classes: int, settings: Settings) -> keras
 
 @dataclass(frozen=True)
 class _Sheet:
-    """A page that is learnt from: its input to the network, its label and its windows' tops."""
+    """A page that is learnt from: its input to the network, its label and its windows."""
 
     image: np.ndarray  # (h, w, 2) uint8
     label: str
-    windows: list[tuple[int, int]]  # rows of a strip's height, px of the page
+    windows: list[tuple[float, float]]  # top and bottom, px of the sheet
 
 
 def _sheets(pages: Sequence[Page], settings: Settings) -> list[_Sheet]:
-    """Every page once for each pen, without the lines that `split` holds out."""
+    """Every page as it is and varied, without the lines that `split` holds out.
+
+    Another day the same hand has another pen, writes larger or smaller, slants more or less.
+    """
+    pens, sizes, slants = settings.pen_change, settings.size_change, settings.slant_change
+    changes = {(0.0, 1.0, 0.0)}
+    for sign in (-1, 1):
+        changes |= {
+            (sign * pens, 1.0, 0.0),
+            (0.0, 1 + sign * sizes, 0.0),
+            (0.0, 1.0, sign * slants),
+        }
     sheets = []
     for page in pages:
         tops, _ = split_tops(page.image.shape[0], settings)
         end = min(tops[-1] + settings.strip_height, page.image.shape[0])
-        step, height = settings.strip_step, settings.strip_height
-        windows = [(top, top + height) for top in strip_tops(end, height, step)]
-        for change in {0.0, -settings.pen_change, settings.pen_change}:
-            image = enhance(pen(page.image[:end], change), settings)
-            sheets.append(_Sheet(network_input(image, settings), page.label, windows))
+        windows = [
+            (top, top + height)
+            for height in (settings.strip_height, settings.strip_height // LESS_TEXT)
+            for top in strip_tops(end, height, settings.strip_step)
+        ]
+        for width, size, slant in sorted(changes):
+            image = page.image[:end]
+            image = pen(image, width) if width else image
+            image = resized(image, size, slant) if (size, slant) != (1, 0) else image
+            image = network_input(enhance(image, settings), settings)
+            scaled = [(top * size, bottom * size) for top, bottom in windows]
+            sheets.append(_Sheet(image, page.label, scaled))
     return sheets
 
 
-def _learn_codebooks(layer: Vlad, features: np.ndarray, seed: int) -> None:
+def learn_codebooks(layer: Vlad, features: np.ndarray, seed: int) -> None:
     """Whitening and centres of ``layer`` from local features (m, c)."""
     codebooks, clusters, components = layer.shape
     if len(features) < clusters or len(features) <= components:
@@ -172,7 +213,7 @@ def fit(
 ) -> None:
     """Learn everything in ``network`` (`whole_strips`) but the backbone, from ``pages``.
 
-    Examples: windows of a strip's height down each page, as three pens would have written them.
+    Examples: windows down each page and down its variations, of a strip's height and a third of it.
     A linear SVM, one class against the rest (scikit-learn's LinearSVC), on whitened VLAD vectors
     (PCA: Jégou and Chum 2012). Raises Problem for pages with too little ink.
     """
@@ -180,16 +221,17 @@ def fit(
     maps = keras.Model(network.input, [layer.input for layer in layers])
     sheets = _sheets(pages, settings)
     rng = np.random.default_rng([settings.seed, 500])
-    share = -(-LEARNT_FROM // len(sheets))
+    some = sheets[::4]  # 4 and 7 have no common factor: all variations take part
+    share = -(-LEARNT_FROM // len(some))
     sampled = [[] for _ in layers]
-    for sheet in progress_bar(sheets, progress, desc="local features", unit="page"):
+    for sheet in progress_bar(some, progress, desc="local features", unit="page"):
         for layer, (features, writing), found in zip(
             layers, maps.predict_on_batch(sheet.image[None]), sampled, strict=True
         ):
             on_ink = features[np.asarray(layer.on_ink(writing)) > 0]
             found.append(on_ink[rng.permutation(len(on_ink))[:share]])
     for layer, found in zip(layers, sampled, strict=True):
-        _learn_codebooks(layer, np.concatenate(found), settings.seed)
+        learn_codebooks(layer, np.concatenate(found), settings.seed)
 
     examples, labels = [[] for _ in layers], []
     for sheet in progress_bar(sheets, progress, desc="VLAD", unit="page"):
@@ -205,10 +247,10 @@ def fit(
     truth = np.array([classes.index(label) for label in labels])
     for layer, vectors in zip(layers, examples, strict=True):
         name = layer.name.removeprefix("vlad_")
-        _learn_labels(network, name, np.stack(vectors), truth, settings)
+        learn_labels(network, name, np.stack(vectors), truth, settings)
 
 
-def _learn_labels(
+def learn_labels(
     network: keras.Model, name: str, vectors: np.ndarray, truth: np.ndarray, settings: Settings
 ) -> None:
     """Whitening and SVM of one layer's VLAD ``vectors`` (n, d); ``truth`` (n,) class numbers."""

@@ -172,6 +172,7 @@ def test_a_patch_at_half_size_is_the_mean_of_two_by_two():
         {"rotation": 0.1},
         {"translation": 0.3},
         {"zoom": 0.3},
+        {"slant": 0.3},
         {"contrast": 0.9},
         {"thickness": 1.0},
     ],
@@ -203,6 +204,7 @@ def black_square() -> Strip:
         ({"thickness": 1.0}, (20**2 + 18**2) / 2, 20**2 + 4 * 20 / 2),
         ({"translation": 0.3}, 20**2, 20**2),  # moved by at most 19 px: wholly inside the 64
         ({"rotation": 0.5}, 20**2, 20**2),
+        ({"slant": 0.5}, 20**2, 20**2),  # pushed to the side: as large as before
     ],
 )
 def test_how_far_an_augmentation_goes(knob, low, high):
@@ -213,7 +215,19 @@ def test_how_far_an_augmentation_goes(knob, low, high):
         areas.append((255 - got.astype(float)).sum() / 255)
     # Bilinear sampling of a turned or scaled edge is off by less than half a pixel of its length.
     assert min(areas) >= low - 15 and max(areas) <= high + 15
-    assert knob.keys() & {"translation", "rotation"} or np.ptp(areas) > 0.5 * (high - low)
+    assert knob.keys() & {"translation", "rotation", "slant"} or np.ptp(areas) > 0.5 * (high - low)
+
+
+def test_a_slant_moves_rows_and_keeps_their_height():
+    settings = dataclasses.replace(FULL, **(STILL | {"slant": 0.5}))
+    shifts = []
+    for seed in range(30):
+        got = cut(black_square(), np.array([100, 100]), settings, np.random.default_rng(seed)) < 128
+        rows = np.nonzero(got.any(axis=1))[0]
+        assert rows.tolist() == list(range(rows[0], rows[0] + 20))
+        middles = [np.nonzero(got[row])[0].mean() for row in rows[[0, -1]]]
+        shifts.append((middles[1] - middles[0]) / 19)
+    assert max(np.abs(shifts)) <= 0.5 + 0.05 and np.ptp(shifts) > 0.5
 
 
 def test_contrast_keeps_the_mean_and_stays_in_its_range():

@@ -49,7 +49,11 @@ PUBLISHED = {
     "n_even": 15,
     "ensemble_seed": 123,
     "combine": "probabilities",
+    "pooling": "average",
+    "schedule": "plateau",
+    "slant": 0.0,
 }
+VLAD = "vlad_layers codebooks clusters components whitened pen_change size_change slant_change svm_c temperature"
 
 
 @pytest.mark.parametrize(("name", "value"), PUBLISHED.items())
@@ -61,7 +65,8 @@ def test_the_paper_profile_has_the_published_value(name, value):
 def test_the_paper_profile_sets_nothing_else():
     # What is left is no setting of the system: what to read, from which seed, and how to compute.
     rest = {field.name for field in dataclasses.fields(Settings)} - set(PUBLISHED)
-    assert rest == {"dataset", "classes", "seed", "view_patches", "mixed_precision"}
+    unused = {*VLAD.split(), "view_patches", "mixed_precision"}
+    assert rest == {"dataset", "classes", "seed"} | unused
     assert {name.lower() for name in read_profile("paper")} == set(PUBLISHED)
 
 
@@ -133,7 +138,7 @@ def test_settings_take(name, value):
         ("ensemble_seed", -1, "ENSEMBLE_SEED must be from 0"),
         ("strip_step", 0, "STRIP_STEP must be from 1"),  # would never get down the page
         ("dropout", 1, "DROPOUT must be from 0 to 0.99"),  # would leave nothing
-        ("split", "line", "SPLIT must be one of lines, paper, not 'line'"),  # a near miss
+        ("split", "line", "SPLIT must be one of lines, paper, none, not 'line'"),  # a near miss
         ("split", "Lines", "SPLIT must be one of"),
         ("split", "lines ", "SPLIT must be one of"),
         ("placement", "", "PLACEMENT must be one of ink, anywhere"),
@@ -202,3 +207,8 @@ def test_changed_are_the_settings_that_differ(given, changed):
 )
 def test_input_size(patch_size, scale, size):
     assert Settings(patch_size=patch_size, scale=scale).input_size == size
+
+
+def test_a_vlad_vector_that_no_memory_holds_is_refused():
+    with pytest.raises(Problem, match="CLUSTERS"):
+        Settings(codebooks=64, clusters=4096, components=1024, whitened=4096)

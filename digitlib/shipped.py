@@ -1,0 +1,99 @@
+"""Shipped models: what a saved model says about itself, and the models that come with digitlib.
+
+In: `.keras` files that hold a card, as JSON. Out: the card, checked; no network is loaded.
+"""
+
+import json
+import zipfile
+from pathlib import Path
+
+import digitlib
+from digitlib import Problem
+from digitlib.pages import read_json
+from digitlib.settings import Settings
+
+FOLDER = Path(__file__).with_name("weights")
+DEFAULT = "reference-best"  # what `predict` uses
+CARD = "digitlib.json"  # the member of a .keras file with class names, settings and what is known
+DATA = {  # what a model's classes are, by the data set it learnt from
+    "reference": "the reference pages, one a writer: the classes are 70 people, not digits",
+    "digits": "generated pages, one a number: the classes are 01 to 70 as numbers",
+    "hands": "generated pages, one a hand: the classes are made-up writers",
+}
+MOST_BYTES = 2**30  # of a model file, unpacked
+
+
+def read_card(path: Path) -> tuple[list[str], Settings, dict[str, str]]:
+    """(class names, settings, what is known about it) of a model file that `model.save` wrote.
+
+    Nothing is deserialised but JSON. Raises Problem for what is no such file.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(member.file_size for member in archive.infolist()) > MOST_BYTES:
+                raise Problem(f"unpacks to more than {MOST_BYTES >> 20} MiB")
+            card = json.loads(archive.read(CARD))
+        classes, settings = card["classes"], Settings(**(card["settings"] | {"weights": "none"}))
+        well_formed = isinstance(classes, list) and all(isinstance(c, str) for c in classes)
+        if not well_formed or not 2 <= len(set(classes)) == len(classes) <= 100_000:
+            raise Problem("its class names are not 2 to 100000 different texts")
+        if not all(0 < len(label) <= 64 for label in classes):
+            raise Problem("its class names are not of 1 to 64 characters")
+        about = {str(key): str(value)[:500] for key, value in card.get("about", {}).items()}
+    except FileNotFoundError:
+        raise Problem(
+            f"{path}: no such model; train one with `python -m digitlib report`"
+        ) from None
+    except Exception as error:  # a damaged file makes zipfile and json raise nearly anything
+        raise Problem(f"{path} is not a model that digitlib saved ({error})") from error
+    return classes, settings, about
+
+
+def models() -> dict[str, Path]:
+    """The shipped models by name."""
+    return {path.stem: path for path in sorted(FOLDER.glob("*.keras"))}
+
+
+def find(name: str | Path) -> Path:
+    """A model by the name it ships under, by its run's name in reports/, or by its path."""
+    path, run = Path(name), digitlib.REPORTS / str(name) / "model.keras"
+    if path.is_file():
+        return path
+    if str(name) in models():
+        return models()[str(name)]
+    if run.resolve().is_relative_to(digitlib.REPORTS.resolve()) and run.is_file():
+        return run
+    raise Problem(
+        f"{name}: no such model; name a file, a run in {digitlib.REPORTS}, or one that is "
+        f"shipped: {', '.join(models()) or 'none'}"
+    )
+
+
+def ship(run: str, name: str, limits: str = "") -> Path:
+    """Put the model of reports/``run`` among the shipped ones; its card: what the run found.
+
+    Raises Problem if the run has no model, or was not cross-validated (notebook 08_folds).
+    """
+    from digitlib import model  # loads Keras
+
+    network, classes, settings = model.load(find(run))
+    folder = digitlib.REPORTS / run
+    notebooks = read_json(folder / "metrics.json").get("notebooks", {})
+    if not {"03_training", "08_folds"} <= set(notebooks):
+        raise Problem(f"{folder}: run notebooks 03 and 08 first: report --notebooks '03 08'")
+    folds = notebooks["08_folds"]["numbers"]
+    held = next(row for row in folds["variants"] if row["part"] == "whole")
+    third = next((row for row in folds["variants"] if row["part"] == "third"), held)
+    seconds = notebooks["03_training"]["numbers"]["seconds"]["all"]
+    about = {
+        "recipe": read_json(folder / "run.json").get("profile", "?"),
+        "weights": notebooks["03_training"]["parameters"]["weights"],
+        "data": DATA.get(settings.dataset, f"the pages of {Path(settings.dataset).name}"),
+        "cross-validated": f"{held['right']} of {held['images']} held-out bands right "
+        f"({held['accuracy']:.1%}; 95 % over classes {held['low']:.1%} to {held['high']:.1%}), "
+        f"{third['right']} of {third['images']} thirds of them; {folds['folds_run']} folds",
+        "trained in": f"{seconds / 60:.0f} minutes on {notebooks['03_training']['device']}",
+        "limits": limits,
+    }
+    about = {key: value for key, value in about.items() if value}
+    return model.save(network, classes, settings, FOLDER / f"{name}.keras", about)

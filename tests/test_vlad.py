@@ -1,0 +1,257 @@
+"""Reading whole strips: VLAD's sums by hand, the pen, and a model that learns, is saved and labels.
+
+In: features small enough to add up on paper; generated hands; real scans. Out: sums and labels.
+"""
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+from digitlib import Problem, ensemble, folds, model, vlad
+from digitlib.settings import Settings
+from digitlib.strips import PAPER
+
+
+@pytest.fixture(scope="module")
+def reader(tiny) -> Settings:
+    """The smallest recipe that reads whole strips; its backbone is untrained."""
+    return replace(
+        tiny,
+        pooling="vlad",
+        split="none",
+        views=0,
+        head_epochs=0,
+        tune_epochs=0,
+        codebooks=2,
+        clusters=4,
+        components=3,
+        whitened=8,
+        pen_change=0.0,
+        size_change=0.0,
+        slant_change=0.0,
+    )
+
+
+def by_hand(centres: list, whiten=None, mean=None) -> vlad.Vlad:
+    """A layer of stride 1 that whitens by ``whiten`` (identity) after taking off ``mean`` (0)."""
+    centres = np.array(centres, np.float32)
+    layer = vlad.Vlad(1, *centres.shape)
+    c = centres.shape[-1] if whiten is None else len(whiten)
+    layer.build([(None, None, None, c), (None, None, None, 1)])
+    layer.set_weights(
+        [np.zeros(c) if mean is None else mean, np.eye(c) if whiten is None else whiten, centres]
+    )
+    return layer
+
+
+INK = np.full((1, 1, 3, 1), 255.0, np.float32)
+NEAR = [[[1.0, 0.0], [0.0, 3.0]]]  # one codebook of two centres
+
+
+@pytest.mark.parametrize(
+    "squares, ink, sums",
+    [
+        # sqrt: (2, 0), (0, 4), (1, 1); the third is nearer to (1, 0): distance 1 against sqrt 5
+        ([[4, 0], [0, 16], [1, 1]], [255, 255, 255], [[1 + 0, 0 + 1], [0, 1]]),
+        ([[4, 0], [0, 16], [1, 1]], [255, 0, 0], [[1, 0], [0, 0]]),  # only the first is on ink
+        ([[4, 0], [0, 16], [1, 1]], [0, 0, 0], [[0, 0], [0, 0]]),  # no ink at all
+        ([[1, 0], [1, 0], [1, 0]], [255, 255, 255], [[0, 0], [0, 0]]),  # on the centre itself
+        ([[-4, 0], [0, 9], [0, 9]], [255, 255, 255], [[-1, 0], [0, 0]]),  # below 0 counts as 0
+    ],
+)
+def test_differences_are_summed_per_centre(squares, ink, sums):
+    features = np.array(squares, np.float32).reshape(1, 1, 3, 2)
+    writing = np.array(ink, np.float32).reshape(1, 1, 3, 1)
+    rows = np.asarray(by_hand(NEAR).rows(features, writing))
+    assert rows.shape == (1, 1, 1, 2, 2)
+    np.testing.assert_allclose(rows[0, 0, 0], sums, atol=1e-6)
+
+
+def test_whitening_comes_after_the_square_root():
+    layer = by_hand([[[0.0], [100.0]]], whiten=np.array([[10.0], [0.0]]), mean=np.array([1.0, 0]))
+    rows = np.asarray(layer.rows(np.array([[[[9.0, 5.0]]]], np.float32), INK[:, :, :1]))
+    np.testing.assert_allclose(rows[0, 0, 0], [[(3 - 1) * 10], [0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "sums, vector",
+    [
+        ([[[16.0, 0.0], [0.0, -9.0]]], [0.8, 0, 0, -0.6]),  # roots 4 and -3, length 5
+        ([[[0.0, 0.0], [0.0, 0.0]]], [0, 0, 0, 0]),  # a blank strip: no length, no division by 0
+        ([[[4.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 25.0]]], [1, 0, 0, 0, 0, 0, 0, 1]),
+    ],
+)
+def test_roots_have_unit_length_per_codebook(sums, vector):
+    layer = by_hand(np.zeros((len(sums), 2, 2)))
+    found = np.asarray(layer.normalised(np.array([sums], np.float32)))
+    np.testing.assert_allclose(found[0], vector, atol=1e-6)
+
+
+def test_a_cell_counts_as_ink_from_two_percent():
+    writing = np.zeros((1, 10, 20, 1), np.float32)
+    writing[0, 0, :3, 0] = 255  # 3 of the first cell's 100 px, none of the second's
+    layer = vlad.Vlad(10, 1, 2, 2)
+    assert np.asarray(layer.on_ink(writing)).tolist() == [[[1.0, 0.0]]]
+    writing[0, 0, 2:, 0] = 0  # 2 of 100 is not more than 2 %
+    assert np.asarray(layer.on_ink(writing)).tolist() == [[[0.0, 0.0]]]
+
+
+@pytest.mark.parametrize(
+    "shape, scale, expected",
+    [
+        ((300, 1520), 0.5, (160, 768, 2)),  # 150 x 760 px, padded to multiples of 32 and 256
+        ((64, 512), 0.5, (32, 256, 2)),  # fits exactly
+        ((10, 10), 0.5, (32, 256, 2)),  # lower than a letter: padded, never enlarged
+        ((1, 1), 0.25, (32, 256, 2)),
+    ],
+)
+def test_strips_are_padded_with_paper(shape, scale, expected, tiny):
+    image = np.full(shape, 0, np.uint8)
+    settings = replace(tiny, scale=scale, patch_size=round(32 / scale))
+    found = vlad.network_input(image, settings)
+    assert found.shape == expected and found.dtype == np.uint8
+    height, width = (max(1, round(side * scale)) for side in shape)
+    assert (found[:height, :width, 0] == 0).all()
+    assert (found[height:, :, 0] == PAPER).all() and (found[:, width:, 0] == PAPER).all()
+    assert (found[height:, :, 1] == 0).all() and (found[:, width:, 1] == 0).all()
+
+
+@pytest.mark.parametrize("change, width", [(0.0, 8), (2.0, 10), (-2.0, 6), (-20.0, 0)])
+def test_a_pen_moves_both_edges_of_a_stroke(change, width):
+    image = np.full((40, 60), PAPER, np.uint8)
+    image[:, 20:28] = 0
+    row = vlad.pen(image, change)[20]
+    assert (row == 0).sum() == pytest.approx(width, abs=1 if change else 0)
+    assert set(np.unique(row)) <= {0, PAPER}
+
+
+def test_a_recipe_learns_hands_and_survives_the_file(reader, hands, tmp_path):
+    network = model.whole_strips(len(hands.classes), reader, model.backbone(reader))
+    vlad.fit(network, hands.train, hands.classes, reader, progress=False)
+    votes = ensemble.votes(network, hands.test, reader, progress=False)
+    result, probabilities = ensemble.evaluated(hands.test, votes, hands.classes, reader)
+    # Chance is 1 of 6; an untrained backbone's features tell these hands apart nonetheless.
+    assert (result["actual"] == result["predicted"]).mean() >= 0.5
+    path = model.save(network, hands.classes, reader, tmp_path / "model.keras", {"data": "hands"})
+    again, classes, settings = model.load(path)
+    assert classes == hands.classes and settings.pooling == "vlad"
+    votes = ensemble.votes(again, hands.test, settings, progress=False)
+    same = ensemble.evaluated(hands.test, votes, classes, settings)[1]
+    np.testing.assert_allclose(same, probabilities, atol=1e-6)
+
+
+def test_fitting_is_a_function_of_the_seed(reader, hands):
+    def weights(seed: int) -> list[np.ndarray]:
+        settings = replace(reader, seed=seed)
+        core = model.backbone(reader)
+        network = model.whole_strips(6, settings, _constant(core))
+        vlad.fit(network, hands.train, hands.classes, settings, progress=False)
+        return network.get_weights()
+
+    first, again, other = weights(3), weights(3), weights(4)
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def _constant(core):
+    """``core`` with weights that do not depend on when it was built."""
+    rng = np.random.default_rng(1)
+    core.set_weights([np.abs(rng.normal(0.1, 0.3, w.shape)) for w in core.get_weights()])
+    return core
+
+
+def test_windows_add_up_to_what_one_pass_says(reader, hands):
+    """A page that is one window gives the vector that the whole network sees."""
+    network = model.whole_strips(6, reader, model.backbone(reader))
+    vlad.fit(network, hands.train, hands.classes, reader, progress=False)
+    image = vlad.network_input(hands.test[0].image, reader)[None]
+    layer = next(item for item in network.layers if isinstance(item, vlad.Vlad))
+    rows = layer.rows(*vlad.keras.Model(network.input, layer.input)(image))
+    whole = vlad.keras.Model(network.input, layer.output)(image)
+    together = layer.normalised(np.asarray(rows).sum(axis=1))
+    np.testing.assert_allclose(np.asarray(together), np.asarray(whole), atol=1e-5)
+
+
+def test_padding_to_the_right_changes_nothing_but_the_edge(reader, hands):
+    network = model.whole_strips(6, reader, model.backbone(reader))
+    vlad.fit(network, hands.train, hands.classes, reader, progress=False)
+    image = hands.test[0].image
+    padded = cv2.copyMakeBorder(image, 0, 0, 0, 400, cv2.BORDER_CONSTANT, value=PAPER)
+    inputs = [vlad.network_input(item, reader)[None] for item in (image, padded)]
+    assert inputs[0].shape != inputs[1].shape
+    one, two = (np.asarray(network.predict_on_batch(item))[0] for item in inputs)
+    assert one.argmax() == two.argmax()
+    np.testing.assert_allclose(one, two, atol=0.2 * np.ptp(one))
+
+
+def test_a_blank_strip_gets_an_answer_and_no_nan(reader, hands):
+    network = model.whole_strips(6, reader, model.backbone(reader))
+    vlad.fit(network, hands.train, hands.classes, reader, progress=False)
+    blank = replace(hands.test[0], image=np.full((300, 800), PAPER, np.uint8))
+    vote = ensemble.vote(network, blank, reader)
+    assert vote.logits.shape == (1, 1, 6) and np.isfinite(vote.logits).all()
+
+
+@pytest.mark.parametrize("layers", ["", "block_9_expand_relu", "no_such_layer"])
+def test_layers_that_cannot_be_read_are_named(reader, layers):
+    with pytest.raises(Problem, match="VLAD_LAYERS"):
+        model.whole_strips(6, replace(reader, vlad_layers=layers))
+
+
+def test_too_little_ink_says_so(reader, hands):
+    network = model.whole_strips(6, reader, model.backbone(reader))
+    blank = [replace(p, image=np.full((300, 300), PAPER, np.uint8)) for p in hands.train]
+    with pytest.raises(Problem, match="CLUSTERS"):
+        vlad.fit(network, blank, hands.classes, reader, progress=False)
+
+
+def test_two_classes_have_two_logits(reader, hands):
+    pages = [page for page in hands.train if page.label in hands.classes[:2]]
+    network = model.whole_strips(2, reader, model.backbone(reader))
+    vlad.fit(network, pages, hands.classes[:2], reader, progress=False)
+    image = vlad.network_input(pages[0].image, reader)[None]
+    logits = np.asarray(network.predict_on_batch(image))[0]
+    assert logits[0] == pytest.approx(-logits[1], abs=1e-4) and logits[0] > 0
+
+
+def test_real_lines_are_told_apart_without_any_training(reference):
+    """Five writers' held-out lines, with the shipped backbone as it is."""
+    labels = reference.classes[:5]
+    pages = [page for page in reference.train if page.label in labels]
+    fold = folds.held_out(replace(reference, train=pages, test=[]), 1, 3)
+    settings = Settings(
+        dataset="reference", pooling="vlad", split="none", codebooks=1, clusters=16, pen_change=0.0
+    )
+    network = model.whole_strips(5, settings, model.backbone(settings))
+    vlad.fit(network, fold.train, labels, settings, progress=False)
+    votes = ensemble.votes(network, fold.test, settings, progress=False)
+    result, _ = ensemble.evaluated(fold.test, votes, labels, settings)
+    assert (result["actual"] == result["predicted"]).sum() >= 4
+
+
+@pytest.mark.parametrize(
+    "size, slant, corners",
+    [
+        (1.0, 0.0, (40, 60, 20, 40)),  # left, right, top, bottom (first px beyond)
+        (0.5, 0.0, (20, 30, 10, 20)),
+        (2.0, 0.0, (80, 120, 40, 80)),
+    ],
+)
+def test_resizing_moves_edges_with_the_page(size, slant, corners):
+    image = np.full((60, 100), PAPER, np.uint8)
+    image[20:40, 40:60] = 0
+    varied = vlad.resized(image, size, slant)
+    assert varied.shape == (60 * size, 100 * size) and set(np.unique(varied)) == {0, PAPER}
+    rows, columns = np.nonzero(varied == 0)
+    found = (columns.min(), columns.max() + 1, rows.min(), rows.max() + 1)
+    np.testing.assert_allclose(found, corners, atol=1)
+
+
+def test_a_slant_leans_to_the_right_about_the_middle():
+    image = np.full((61, 100), PAPER, np.uint8)
+    image[:, 48:52] = 0
+    varied = vlad.resized(image, slant=0.5)
+    middle = [np.nonzero(varied[row] == 0)[0].mean() for row in (0, 30, 60)]
+    np.testing.assert_allclose(middle, [49.5 + 15, 49.5, 49.5 - 15], atol=1)
