@@ -87,13 +87,13 @@ def pretrain(args: argparse.Namespace) -> int:
 def predict(args: argparse.Namespace) -> int:
     from digitlib.shipped import DEFAULT, find, read_card
 
+    for path in args.images:
+        if not path.exists():
+            raise Problem(f"{path}: no such file or folder")
     model = find(args.model or DEFAULT)
     classes, _, about = read_card(model)
     known = about.get("data", f"{len(classes)} classes, {classes[0]} to {classes[-1]}")
     print(f"model: {args.model or DEFAULT} ({known})", file=sys.stderr)
-    for path in args.images:
-        if not path.exists():
-            raise Problem(f"{path}: no such file or folder")
     with quiet_start():
         from digitlib.ensemble import predict_files
 

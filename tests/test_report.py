@@ -341,6 +341,34 @@ def test_a_second_run_of_one_name_keeps_no_numbers_of_the_first(home):
     assert not (folder / "result.csv").exists() and (folder / "model.keras").exists()
 
 
+def test_notebooks_on_request_run_by_number_and_the_others_stay(home):
+    books = home / "notebooks"
+    write_notebook(books, "01_always", RECORD.format(name="01_always", numbers="{'n': 1}"))
+    path = write_notebook(books, "02_asked", "1", needs=["01_always"])
+    notebook = nbformat.read(path, 4)
+    notebook.metadata["digitlib"]["on_request"] = True
+    nbformat.write(notebook, path)
+    folder = home / "reports" / "toy"
+
+    assert run_report(run="toy", notebooks=books) == 0
+    assert not (folder / "02_asked.html").exists()
+    assert run_report(run="toy", notebooks=books, chosen="02") == 0
+    assert (folder / "01_always.html").exists() and (folder / "02_asked.html").exists()
+    run = json.loads((folder / "run.json").read_text())
+    assert [(own["name"], own["status"]) for own in run["notebooks"]] == [
+        ("01_always", "done"),
+        ("02_asked", "done"),
+    ]
+    assert json.loads((folder / "metrics.json").read_text())["notebooks"]["01_always"]
+
+
+def test_a_number_that_no_notebook_has_is_refused_before_anything_is_written(home):
+    write_notebook(home / "notebooks", "01_always", "1")
+    with pytest.raises(Problem, match="there are: 01"):
+        run_report(run="toy", notebooks=home / "notebooks", chosen="09")
+    assert not (home / "reports").exists()
+
+
 def test_a_kernel_that_dies_is_a_failure_not_a_crash(home):
     write_notebook(home / "notebooks", "01_dies", "print('so' + ' far')", "import os; os._exit(9)")
     write_notebook(home / "notebooks", "02_lives", "1")
@@ -440,7 +468,9 @@ def test_progress_bars_leave_only_what_followed(text, left):
         (["report", "nope"], "no profile 'nope'"),
         (["report", "-p", "NO_SUCH_NAME", "1"], "NO_SUCH_NAME"),
         (["report", "--run", "../x"], "run name '../x'"),
-        (["predict", "strip.png"], "no run has a model.keras"),
+        (["predict", "strip.png"], "strip.png: no such file"),
+        (["predict", __file__, "--model", "nowhere"], "nowhere: no such model"),
+        (["predict", __file__, "--model", __file__], "not a model that digitlib saved"),
         (["predict", "nowhere.png", "--model", __file__], "nowhere.png: no such file"),
     ],
 )
@@ -454,7 +484,7 @@ def test_a_problem_is_one_line_and_exit_status_2(home, capsys, monkeypatch, argu
 
 
 def test_ctrl_c_ends_with_130_and_says_how_to_go_on(home, capsys, monkeypatch):
-    def stop(*args):
+    def stop(*args, **how):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("digitlib.report.run_report", stop)

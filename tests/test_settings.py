@@ -53,7 +53,10 @@ PUBLISHED = {
     "schedule": "plateau",
     "slant": 0.0,
 }
-VLAD = "vlad_layers codebooks clusters components whitened pen_change size_change slant_change svm_c temperature"
+VLAD = (
+    "vlad_layers codebooks clusters components whitened pen_change size_change slant_change"
+    " svm_c temperature"
+)
 
 
 @pytest.mark.parametrize(("name", "value"), PUBLISHED.items())
