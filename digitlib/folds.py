@@ -1,25 +1,42 @@
 """Folds: lines of the training pages held out as if they were test strips.
 
-In: a data set. Out: data sets whose test images are bands of its own training pages, which share
-no pixel row with what is left to learn from: evidence before there is any test data.
+In: a data set and a recipe's settings. Out: data sets whose test images are bands of the training
+pages, and what the recipe makes of them: evidence before there is any test data.
 """
 
-from dataclasses import replace
+import difflib
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields, replace
+from functools import partial
 from pathlib import Path
 
+import cv2
 import numpy as np
+import pandas as pd
 
-from digitlib import Problem
+from digitlib import Problem, ensemble, evaluate, train, vlad, whole_file
 from digitlib.dataset import Dataset, Page
-from digitlib.strips import ink
+from digitlib.parameters import Parameter, typed
+from digitlib.settings import RANGES, Settings
+from digitlib.strips import PAPER, RULED_LINE, ink
 
 LEAST_ROWS = 60  # px: what is left of a page above or below a band is dropped if it is lower
 REACH = 45  # px, half a line's pitch: how far an edge may move to a row between two lines
+HELD_OUT = "as held out"  # the variant of a band in which nothing is changed
+CONTROLS = ERASED, OTHER = "writing erased", "other writing"
+CODE = "strips patches batches model vlad train ensemble evaluate folds"  # that results come from
+Images = dict[tuple[str, str], list[Page]]  # (variant, whole or third): what is labelled
+
+# --- Bands ------------------------------------------------------------------------------------
 
 
-def _between_lines(written: np.ndarray, row: int) -> int:
+def _between_lines(written: np.ndarray, row: int, reach: int) -> int:
     """The row near ``row`` where the least is written; ``written``: pixels of ink in each row."""
-    low, high = max(0, row - REACH), min(len(written), row + REACH + 1)
+    low, high = max(0, row - reach), min(len(written), row + reach + 1)
     smooth = np.convolve(written, np.ones(9) / 9, "same")[low:high]
     near = np.abs(np.arange(low, high) - row)  # of rows alike the nearest
     return low + int(np.lexsort((near, smooth))[0])
@@ -29,16 +46,22 @@ def band(image: np.ndarray, fold: int, folds: int, height: int) -> tuple[int, in
     """(top, bottom): rows that ``fold`` of ``folds`` holds out of a page (h, w) uint8.
 
     Bands of about ``height`` px, evenly spaced down the page, their edges between lines where the
-    page allows. Raises Problem for a page on which they would overlap.
+    page allows. Raises Problem for a page on which they would overlap, or leave nothing.
     """
     rows = image.shape[0]
-    if not 0 <= fold < folds or rows < folds * height:
+    if not 0 <= fold < folds or folds > room(rows, height):
         raise Problem(f"a page of {rows} px has no {folds} bands of {height} px: use fewer FOLDS")
     written = ink(image).sum(axis=1).astype(float)
+    reach = min(REACH, height // 4)
     top = round(fold * (rows - height) / max(folds - 1, 1))
-    top = _between_lines(written, top) if fold else 0
-    bottom = rows if fold and fold == folds - 1 else _between_lines(written, top + height)
-    return top, bottom
+    top = _between_lines(written, top, reach) if fold else 0
+    last = fold and fold == folds - 1
+    return top, rows if last else _between_lines(written, top + height, reach)
+
+
+def room(rows: int, height: int) -> int:
+    """How many bands of ``height`` px a page of ``rows`` px has, with a rest to learn from."""
+    return rows // max(height, 2 * LEAST_ROWS) if rows >= 1.25 * height + LEAST_ROWS else 0
 
 
 def _part(page: Page, top: int, bottom: int) -> Page:
@@ -62,3 +85,261 @@ def held_out(dataset: Dataset, fold: int, folds: int, height: int = 300) -> Data
             if last - first >= LEAST_ROWS:
                 train.append(_part(page, first, last))
     return replace(dataset, name=f"{dataset.name}-fold{fold}", train=train, test=test)
+
+
+# --- What else one band can show ----------------------------------------------------------------
+
+
+def parts(page: Page, n: int) -> list[Page]:
+    """``page`` cut into ``n`` bands of equal height, whatever is written there: less text each."""
+    rows = page.image.shape[0]
+    if not 1 <= n <= rows:
+        raise Problem(f"{page.path}: {rows} px cannot be cut into {n} bands")
+    edges = [round(i * rows / n) for i in range(n + 1)]
+    return [_part(page, top, bottom) for top, bottom in zip(edges, edges[1:], strict=False)]
+
+
+def as_by_another_pen(page: Page, width: float) -> Page:
+    """``page`` as a pen ``width`` px wider (below 0: narrower) would have written it."""
+    return replace(page, image=vlad.pen(page.image, width))
+
+
+def resized(page: Page, factor: float) -> Page:
+    """``page``, ``factor`` times as large; a scan in two grey levels stays one."""
+    return replace(page, image=vlad.resized(page.image, factor))
+
+
+def without_writing(page: Page) -> Page:
+    """The first control: all that is dark becomes paper, but ruled lines and the scan's edges.
+
+    Those are level runs of RULED_LINE px, and upright ones of three times that. Paper is the median
+    of 51 px around, so shadows stay; on a grainy grey scan a trace of the letters' shapes may, too.
+    """
+    _, dark = cv2.threshold(page.image, 0, 255, cv2.THRESH_BINARY_INV | cv2.THRESH_OTSU)
+    if page.image.min() == page.image.max():
+        return page
+    kept = np.zeros_like(dark)
+    for shape in (1, RULED_LINE), (3 * RULED_LINE, 1):
+        kept |= cv2.morphologyEx(dark, cv2.MORPH_OPEN, np.ones(shape, np.uint8))
+    gone = (cv2.dilate(dark & ~kept, np.ones((5, 5), np.uint8)) & ~kept) > 0
+    return replace(page, image=np.where(gone, cv2.medianBlur(page.image, 51), page.image))
+
+
+def with_other_writing(page: Page, other: Page) -> Page:
+    """The second control: ``other``'s ink on ``page`` without its own, at the same place on all.
+
+    For recipes that see nothing where there is no ink. Only paper, lines and edges tell such images
+    apart: about one of them in as many as there are classes may be labelled right.
+    """
+    writing = np.where(ink(other.image), other.image, PAPER).astype(np.uint8)
+    (have_h, have_w), (h, w) = writing.shape, page.image.shape
+    writing = np.tile(writing, (-(-h // have_h), -(-w // have_w)))[:h, :w]
+    return replace(page, image=np.minimum(without_writing(page).image, writing))
+
+
+VARIANTS: dict[str, Callable[[Page], Page]] = {
+    HELD_OUT: lambda page: page,
+    "thinner pen": partial(as_by_another_pen, width=-0.7),
+    "thicker pen": partial(as_by_another_pen, width=0.7),
+    "smaller": partial(resized, factor=0.95),
+    "larger": partial(resized, factor=1.05),
+}
+
+
+def whole_and_thirds(pages: list[Page], changes: Sequence[str] = (HELD_OUT,)) -> Images:
+    """``pages`` as they are, or in the ``changes`` of VARIANTS, and each in three bands."""
+    images = {}
+    for name in changes:
+        changed = [VARIANTS[name](page) for page in pages]
+        images[name, "whole"] = changed
+        images[name, "third"] = [third for page in changed for third in parts(page, 3)]
+    return images
+
+
+def perturbed(pages: list[Page]) -> Images:
+    """`whole_and_thirds` of all VARIANTS, and the two controls, with the first page's writing."""
+    return whole_and_thirds(pages, tuple(VARIANTS)) | {
+        (ERASED, "whole"): [without_writing(page) for page in pages],
+        (OTHER, "whole"): [with_other_writing(page, pages[0]) for page in pages],
+    }
+
+
+# --- Cross-validation -----------------------------------------------------------------------------
+
+
+def cross_validate(
+    dataset: Dataset,
+    settings: Settings,
+    folds: int,
+    folder: Path,
+    progress: bool = True,
+    run: int | None = None,
+    height: int = 300,
+    images: Callable[[list[Page]], Images] = perturbed,
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """(result table with columns fold, variant, part; probabilities (n, classes)), row by row.
+
+    Trains without a band of each page and labels the ``images`` of those bands, in the first
+    ``run`` of ``folds`` (all if None). A finished fold stays in ``folder``, and counts as done
+    while settings, pages and code are the same. Raises Problem for pages that are too low.
+    """
+    logging.getLogger("tensorflow").setLevel("ERROR")  # remarks on a network anew in every fold
+    tables, odds = [], [np.zeros((0, len(dataset.classes)), np.float32)]
+    for fold in range(folds if run is None else min(run, folds)):
+        held, place = held_out(dataset, fold, folds, height), Path(folder) / f"fold{fold}"
+        code = b"".join(Path(__file__).with_name(f"{n}.py").read_bytes() for n in CODE.split())
+        fingerprint = {
+            "settings": asdict(settings),
+            "pages": [[p.path.name, int(p.image.sum())] for p in held.train + held.test],
+            "images": images.__name__,
+            "code": hashlib.sha256(code).hexdigest(),
+        }
+        done = place / "done.json"  # written last
+        if not done.exists() or json.loads(done.read_text("utf-8")) != fingerprint:
+            done.unlink(missing_ok=True)
+            network = train.train(held, settings, place / "training", progress).network
+            parted = []
+            for (variant, part), pages in images(held.test).items():
+                ballots = ensemble.votes(network, pages, settings, progress)
+                table, shares = ensemble.evaluated(pages, ballots, held.classes, settings)
+                parted.append((table.assign(variant=variant, part=part), shares))
+            evaluate.write_result_csv(pd.concat([t for t, _ in parted]), place / "result.csv")
+            evaluate.save_probabilities(np.concatenate([p for _, p in parted]), place)
+            with whole_file(done) as aside:
+                aside.write_text(json.dumps(fingerprint), "utf-8")
+        tables.append(evaluate.read_result_csv(place / "result.csv").assign(fold=fold))
+        odds.append(evaluate.load_probabilities(place))
+    empty = ["filename", "actual", "predicted", "confidence", "variant", "part", "fold"]
+    result = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=empty)
+    return result, np.concatenate(odds)
+
+
+# --- What the answers are worth -------------------------------------------------------------------
+
+
+def log_loss(logits: np.ndarray, truth: np.ndarray) -> float:
+    """Mean of -log of the true class's probability; logits (n, classes), truth (n,) numbers."""
+    shares = evaluate.softmax(logits)[np.arange(len(truth)), truth]
+    return float(0 - np.log(np.maximum(shares, 1e-12)).mean())  # 0, not -0, where all is sure
+
+
+def temperature(logits: np.ndarray, truth: np.ndarray) -> float:
+    """What logits (n, classes) must be divided by for the least log loss (Guo et al. 2017).
+
+    Logarithms of probabilities will do for logits. The loss is convex in 1 / T: bisection of its
+    slope, within the RANGES of TEMPERATURE, an end of which comes back where all answers are right
+    (no T is small enough) or where guessing would be better. 1 where T changes nothing.
+    """
+    logits = np.asarray(logits, float)
+    own = logits[np.arange(len(truth)), truth]
+
+    def slope(factor: float) -> float:
+        """Of the log loss against 1 / T."""
+        return float(((evaluate.softmax(logits * factor) * logits).sum(-1) - own).mean())
+
+    least, most = RANGES["temperature"]
+    if not len(logits) or not np.ptp(logits, axis=-1).any():
+        return 1.0
+    if slope(1 / least) <= 0 or slope(1 / most) >= 0:
+        return least if slope(1 / least) <= 0 else most
+    low, high = np.log(1 / most), np.log(1 / least)
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if slope(np.exp(middle)) < 0 else (low, middle)
+    return float(np.exp(-low))
+
+
+def safe_threshold(confidence: np.ndarray, correct: np.ndarray) -> tuple[float, float]:
+    """(threshold, coverage): the lowest confidence from which on no answer is wrong.
+
+    ``coverage``: share of the answers that reach it. (inf, 0) where the surest answer is wrong.
+    """
+    confidence, correct = np.asarray(confidence, float), np.asarray(correct, bool)
+    safe = confidence[confidence > confidence[~correct].max(initial=-np.inf)]
+    return float(safe.min(initial=np.inf)), len(safe) / max(len(confidence), 1)
+
+
+def summary(
+    result: pd.DataFrame, probabilities: np.ndarray, classes: list[str], seed: int = 1
+) -> pd.DataFrame:
+    """A row a variant and part of `cross_validate`'s answers, each with all its folds.
+
+    images, right, accuracy, low and high (95 %, over classes), log_loss, temperature, log_loss_then
+    (with that temperature), threshold and coverage (of `safe_threshold`).
+    """
+    rows = []
+    for (variant, part), group in result.groupby(["variant", "part"], sort=False):
+        right, actual = evaluate.is_correct(group), group["actual"]
+        logits = np.log(np.maximum(probabilities[group.index], 1e-12))
+        truth = np.array([classes.index(label) for label in actual])
+        heat = temperature(logits, truth)
+        counts = len(group), int(right.sum()), right.mean()
+        interval = evaluate.accuracy_interval(right, actual, seed)
+        losses = log_loss(logits, truth), heat, log_loss(logits / heat, truth)
+        safe = safe_threshold(group["confidence"], right)
+        rows.append((variant, part, *counts, *interval, *losses, *safe))
+    names = "variant part images right accuracy low high log_loss temperature log_loss_then"
+    return pd.DataFrame(rows, columns=[*names.split(), "threshold", "coverage"])
+
+
+# --- Ablation -------------------------------------------------------------------------------------
+
+
+def changes(text: str, settings: Settings) -> dict[str, Settings]:
+    """``CLUSTERS=32; SEED=2`` -> {"CLUSTERS=32": settings with that, …}; raises Problem.
+
+    What says which pages there are (DATASET, CLASSES) cannot be changed.
+    """
+    kinds = {item.name.upper(): item for item in fields(Settings)}
+    changed = {}
+    for entry in filter(None, (part.strip() for part in text.split(";"))):
+        name, equals, value = (part.strip() for part in entry.partition("="))
+        if not equals:
+            raise Problem(f"ABLATIONS: {entry!r}: write NAME=value, and ; between two")
+        if name not in kinds or name in ("DATASET", "CLASSES"):
+            near = difflib.get_close_matches(name.upper(), kinds, n=1)
+            hint = f"; did you mean {near[0]}?" if near and near[0] != name else ""
+            raise Problem(f"ABLATIONS: {name} is no setting of a recipe{hint}")
+        item = kinds[name]
+        known = Parameter(name, item.type.__name__, item.default, "")
+        changed[f"{name}={value}"] = replace(settings, **{item.name: typed(known, value)})
+    return changed
+
+
+def ablated(
+    dataset: Dataset,
+    settings: Settings,
+    recipes: dict[str, Settings],
+    base: tuple[pd.DataFrame, np.ndarray],
+    folds: int,
+    folder: Path,
+    **how,
+) -> pd.DataFrame:
+    """A row a recipe of `changes`, and before them the one as it is, whose answers are ``base``.
+
+    accuracy and log_loss of the bands as held out, accuracy of their thirds, and the difference to
+    ``base`` on the bands, with its 95 % interval over classes. ``how``: of `cross_validate`.
+    """
+    if not len(base[0]):
+        return pd.DataFrame(columns=["accuracy", "log_loss", "thirds", "difference", "low", "high"])
+    rows = {}
+
+    def held(result: pd.DataFrame) -> pd.DataFrame:
+        return result[(result["variant"] == HELD_OUT) & (result["part"] == "whole")]
+
+    for name, recipe in {"as it is": settings, **recipes}.items():
+        place, answers = Path(folder) / re.sub(r"[^A-Za-z0-9._]+", "-", name), base
+        if recipe != settings:
+            answers = cross_validate(dataset, recipe, folds, place, images=whole_and_thirds, **how)
+        table = summary(*answers, dataset.classes, settings.seed).set_index(["variant", "part"])
+        whole = table.loc[(HELD_OUT, "whole")]
+        gain = evaluate.compare(held(base[0]), held(answers[0]), settings.seed)
+        rows[name] = {
+            "accuracy": whole["accuracy"],
+            "log_loss": whole["log_loss"],
+            "thirds": table.loc[(HELD_OUT, "third"), "accuracy"],
+            "difference": gain["difference"],
+            "low": gain["difference_low"],
+            "high": gain["difference_high"],
+        }
+    return pd.DataFrame(rows).T

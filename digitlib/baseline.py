@@ -1,0 +1,132 @@
+"""Baseline: what a sensible user would pick instead of a network: SIFT, VLAD and a linear SVM.
+
+In: pages. Out: probabilities (n, classes). RootSIFT (Arandjelović and Zisserman 2012) at keypoints
+on ink stands in for the backbone's local features; the rest is `vlad`, step by step.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import cv2
+import keras
+import numpy as np
+import pandas as pd
+
+from digitlib import Problem, evaluate, progress_bar, vlad
+from digitlib.dataset import Dataset, Page
+from digitlib.settings import Settings
+from digitlib.strips import enhance, strip_tops
+
+LARGEST = 20.0  # px of the page: wider keypoints are gaps between words or lines, not strokes
+REACH = 5  # px of the input: a keypoint in the bend of a stroke lies beside the ink
+WORKERS = 2  # threads: at full scale, SIFT holds some 300 MB for a page
+
+
+def keypoints(image: np.ndarray, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
+    """SIFT on and around the ink of an (h, w) uint8 scan, at the network's scale (`scale`).
+
+    Returns x, y, diameter (n, 3) float32, px of the scan, and descriptors (n, 128) float32 that sum
+    to 1 each: `vlad.Vlad` takes their square roots, which makes them RootSIFT. SIFT: Lowe 2004.
+    """
+    scan = enhance(image, replace(settings, fit_height=False))
+    grey, writing = np.moveaxis(vlad.network_input(scan, settings), -1, 0)
+    near = cv2.dilate(writing, np.ones((REACH, REACH), np.uint8))
+    found, descriptors = cv2.SIFT_create().detectAndCompute(np.ascontiguousarray(grey), near)
+    places = np.array([(*point.pt, point.size) for point in found], np.float32).reshape(-1, 3)
+    places /= settings.scale
+    kept = places[:, 2] <= LARGEST
+    descriptors = np.zeros((0, 128), np.float32) if descriptors is None else descriptors
+    sums = np.maximum(descriptors.sum(axis=1, keepdims=True), 1e-9)
+    return places[kept], (descriptors / sums)[kept]
+
+
+def _keypoints_of(
+    pages: Sequence[Page], settings: Settings, progress: bool, what: str
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """`keypoints` of each page, in order."""
+    cv2.setNumThreads(1)  # its threads fight with these over the cores
+    with ThreadPoolExecutor(WORKERS) as pool:
+        found = pool.map(lambda page: keypoints(page.image, settings), pages)
+        yield from progress_bar(found, progress, desc=what, unit="page", total=len(pages))
+
+
+def _batch(descriptors: np.ndarray) -> list[np.ndarray]:
+    """(n, 128) as `vlad.Vlad` takes them: features (1, 1, n, 128), all on ink."""
+    return [descriptors[None, None], np.full((1, 1, len(descriptors), 1), 255, np.float32)]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A fitted baseline: ``network`` takes what `_batch` makes of one image, and gives logits."""
+
+    network: keras.Model
+    settings: Settings
+
+    def probabilities(self, pages: Sequence[Page], progress: bool = True) -> np.ndarray:
+        """(n, classes): softmax of the SVM's scores; all alike where there is no keypoint."""
+        logits = np.zeros((len(pages), self.network.output_shape[-1]))
+        found = _keypoints_of(pages, self.settings, progress, "labelling")
+        for row, (_, descriptors) in zip(logits, found, strict=True):
+            if len(descriptors):
+                row[:] = np.asarray(self.network.predict_on_batch(_batch(descriptors)))[0]
+        return evaluate.softmax(logits)
+
+
+def _network(n_classes: int, settings: Settings) -> tuple[keras.Model, keras.Model]:
+    """(to logits, to VLAD): `vlad.whole_strips` from [features, ink], named as `vlad` asks."""
+    inputs = [keras.Input((None, None, 128)), keras.Input((None, None, 1))]
+    shape = settings.codebooks, settings.clusters, settings.components
+    sums = vlad.Vlad(1, *shape, name="vlad_sift")(inputs)
+    vector = keras.layers.Dense(settings.whitened, name="whiten_sift")(sums)
+    unit = keras.layers.UnitNormalization()(vector)
+    logits = keras.layers.Dense(n_classes, name="logits_sift")(unit)
+    return keras.Model(inputs, logits), keras.Model(inputs, sums)
+
+
+def fit(
+    pages: Sequence[Page], classes: list[str], settings: Settings, progress: bool = True
+) -> Baseline:
+    """Learn codebooks, whitening and SVM from windows of a strip's height down ``pages``.
+
+    Of the ``settings`` it heeds those of whole strips and of enhancement, scale, strip height and
+    step, and seed. All rows train. Raises Problem for pages with too few keypoints.
+    """
+    found = list(_keypoints_of(pages, settings, progress, "SIFT"))
+    network, sums = _network(len(classes), settings)
+    rng = np.random.default_rng([settings.seed, 600])
+    share = -(-vlad.LEARNT_FROM // max(len(pages), 1))
+    sampled = [d[rng.permutation(len(d))[:share]] for _, d in found]
+    vlad.learn_codebooks(network.get_layer("vlad_sift"), np.concatenate(sampled), settings.seed)
+
+    vectors, labels, height = [], [], settings.strip_height
+    windows = zip(pages, found, strict=True)
+    for page, (places, descriptors) in progress_bar(windows, progress, desc="VLAD", unit="page"):
+        for top in strip_tops(page.image.shape[0], height, settings.strip_step):
+            inside = (top <= places[:, 1]) & (places[:, 1] < top + height)
+            if inside.any():
+                vectors.append(sums.predict_on_batch(_batch(descriptors[inside]))[0])
+                labels.append(page.label)
+    if missing := sorted(set(classes) - set(labels)):
+        raise Problem(f"class {missing[0]}: its pages have no keypoint on ink; are they blank?")
+    truth = np.array([classes.index(label) for label in labels])
+    vlad.learn_labels(network, "sift", np.stack(vectors), truth, settings)
+    return Baseline(network, settings)
+
+
+def evaluated(
+    dataset: Dataset, settings: Settings, progress: bool = True
+) -> tuple[pd.DataFrame, np.ndarray, float]:
+    """(result table, probabilities (n, classes), s to fit) of ``dataset``'s test images.
+
+    Images are labelled side by side, so the table's ``seconds`` are their mean.
+    """
+    start = time.perf_counter()
+    fitted = fit(dataset.train, dataset.classes, settings, progress)
+    middle = time.perf_counter()
+    shares = fitted.probabilities(dataset.test, progress)
+    each = (time.perf_counter() - middle) / len(dataset.test)
+    names, labels = zip(*((page.path.name, page.label) for page in dataset.test), strict=True)
+    table = evaluate.result_table(names, labels, shares, dataset.classes)
+    return table.assign(seconds=round(each, 4)), shares, middle - start

@@ -1,0 +1,169 @@
+"""Compare: the systems that labelled the same test images, side by side.
+
+In: the run folders under reports/, a baseline's labels in them, published labels beside the data.
+Out: tables: accuracy and cost, paired differences, missed images, accuracy by amount of text.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import f1_score
+
+from digitlib import Problem, ensemble, evaluate, model
+from digitlib.dataset import GENERATED, Dataset, Page
+from digitlib.pages import read_json
+from digitlib.report import run_folder
+
+PUBLISHED = "published_predictions.csv"  # filename, actual, and a column of labels a system
+TABLES = {  # what a system is called, and who recorded what its training and labelling cost
+    "result.csv": ("{}", "03_training", "04_ensemble"),
+    "baseline.csv": ("{} baseline", "06_baselines", "06_baselines"),
+    PUBLISHED: ("published {}", "", ""),
+}
+MOST_SYSTEMS = 40  # more are not read: no table or picture of them could be taken in
+ENSEMBLE = ("n_patches", "n_even", "ensemble_seed", "combine")  # set after training
+CUTS = {1: (1, 1), 2: (2, 1), 3: (3, 1), 6: (3, 2)}  # pieces of an image: rows, columns
+
+
+@dataclass(frozen=True)
+class Systems:
+    """What each system said of the same images, in the same order, and what it cost."""
+
+    results: dict[str, pd.DataFrame]  # system -> (n_images, 3): filename, actual, predicted
+    costs: dict[str, dict[str, Any]]  # training_seconds, seconds_per_image, device; None: not known
+    skipped: list[str]  # "name: reason", a line each
+
+
+def gather(reports: Path, dataset: Dataset, run: str) -> Systems:
+    """All that labelled ``dataset``'s test images: runs, baselines in their folders, published.
+
+    Tables of other images, or that cannot be read, are named in ``skipped``; if ``run``'s is one
+    of them, that raises Problem. Of more than MOST_SYSTEMS the newest are taken.
+    """
+    files = [f for n in list(TABLES)[:2] for f in reports.glob(f"[!.]*/{n}") if f.is_file()]
+    files.sort(key=lambda file: (file.parent.name != run, -file.stat().st_mtime, str(file)))
+    systems = Systems({}, {}, [])
+    for file in [*dataset.folder.glob(PUBLISHED), *files]:
+        try:
+            if len(systems.results) >= MOST_SYSTEMS:
+                raise Problem(f"older than the {MOST_SYSTEMS} systems that are compared")
+            _add(systems, file, dataset)
+        except Problem as problem:
+            name = f"{file.parent.name}/{file.name}"
+            reason = str(problem).removeprefix(f"{file}: ").replace(str(file), name)
+            systems.skipped.append(_printable(f"{name}: {' '.join(reason.split())}"))
+    if run not in systems.results:
+        raise Problem(f"{run}: no result.csv of these images {systems.skipped[:2]}; run 03 and 04")
+    return systems
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else ascii(text)[1:-1]
+
+
+def _recorded(folder: Path, notebook: str, *keys: str) -> Any:
+    """What a notebook left in metrics.json under ``keys``; None where there is nothing."""
+    value = read_json(folder / "metrics.json")
+    for key in ("notebooks", notebook, *keys):
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def _add(systems: Systems, file: Path, dataset: Dataset) -> None:
+    """Read ``file`` into ``systems``; raises Problem if its images are not ``dataset``'s."""
+    table, keys = evaluate.read_result_csv(file), ["filename", "actual"]
+    (name, trained, used), recorded = TABLES[file.name], partial(_recorded, file.parent)
+    data = [recorded(used, "parameters", key) for key in ("dataset", "classes", "seed")]
+    source = "-".join(map(str, data))  # generated data sets share their file names
+    if data[0] in GENERATED and not f"{dataset.folder.name}-".startswith(f"{source}-"):
+        raise Problem(f"labelled other images, those of {source}")
+    truth = pd.DataFrame([(p.path.name, p.label) for p in dataset.test], columns=keys)
+    same = truth.merge(table.drop_duplicates("filename"), on=keys)
+    published = file.name == PUBLISHED
+    if len(same) < len(truth) or (len(table) > len(same) and not published):
+        raise Problem(f"other images: {len(same)} of its {len(table)} are among these {len(truth)}")
+    columns = [column for column in table if column not in (*keys, *evaluate.NUMBERS)]
+    if not published and "predicted" not in columns:
+        raise Problem("no column predicted")
+    for column in columns[:MOST_SYSTEMS] if published else ["predicted"]:
+        own = _printable(name.format(column if published else file.parent.name))
+        systems.results[own] = same[keys].assign(predicted=same[column].map(_printable))
+        systems.costs[own] = {
+            "training_seconds": recorded(trained, "numbers", "seconds", "all"),
+            "seconds_per_image": recorded(used, "numbers", "seconds_per_image"),
+            "device": recorded(used, "device"),
+        }
+
+
+def _scores(table: pd.DataFrame, seed: int) -> dict[str, float]:
+    """As in `evaluate.scores`, which asks for probabilities too; the interval is over classes."""
+    right = evaluate.is_correct(table)
+    low, high = evaluate.accuracy_interval(right, table["actual"], seed)
+    f1 = f1_score(table["actual"], table["predicted"], average="macro", zero_division=0)
+    row = {"n_correct": int(right.sum()), "n": len(right), "accuracy": float(right.mean())}
+    return row | {"accuracy_low": low, "accuracy_high": high, "macro_f1": float(f1)}
+
+
+def score_table(systems: Systems, seed: int = 1) -> pd.DataFrame:
+    """A row a system, best first: n_correct, n, accuracy, its 95 % ends, macro_f1 and the cost."""
+    rows = {n: _scores(t, seed) | systems.costs[n] for n, t in systems.results.items()}
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("system")
+    return table.sort_values("accuracy", ascending=False, kind="stable")
+
+
+def comparisons(systems: Systems, run: str, seed: int = 1) -> pd.DataFrame:
+    """``run`` against each other system, by `evaluate.compare`: difference is run - other.
+
+    only_other, only_run: images right in that one alone.
+    """
+    said = systems.results
+    rows = {n: evaluate.compare(t, said[run], seed) for n, t in said.items() if n != run}
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("system")
+    table = table.rename(columns={"only_a": "only_other", "only_b": "only_run"})
+    return table.sort_values("difference", kind="stable") if rows else table
+
+
+def missed(systems: Systems, names: Sequence[str]) -> pd.DataFrame:
+    """What each of ``names`` (columns) said of images (rows) that any misses; hardest first."""
+    said = {name: systems.results[name].set_index("filename") for name in names}
+    labels = pd.DataFrame({name: table["predicted"] for name, table in said.items()})
+    n_wrong = labels.ne(said[names[0]]["actual"], axis=0).sum(axis=1)
+    return labels.loc[n_wrong[n_wrong > 0].sort_values(ascending=False, kind="stable").index]
+
+
+def pieces(page: Page, n: int) -> list[Page]:
+    """``page``'s image (h, w) uint8 in ``n`` parts: 1, 2 or 3 bands, or 6: 3 bands, each halved.
+
+    Bands are equally high to a pixel, wherever the lines are. Raises Problem for another ``n``.
+    """
+    if n not in CUTS:
+        raise Problem(f"PARTS must be of {', '.join(map(str, CUTS))}, not {n!r}")
+    bands = np.array_split(page.image, CUTS[n][0])
+    parts = [part for band in bands for part in np.array_split(band, CUTS[n][1], axis=1)]
+    stem, suffix = page.path.stem, page.path.suffix
+    paths = [page.path.with_name(f"{stem}_part{i + 1}of{n}{suffix}") for i in range(n)]
+    return [replace(page, path=p, image=part) for p, part in zip(paths, parts, strict=True)]
+
+
+def by_text(runs: list[str], dataset: Dataset, parts: list[int], seed: int = 1) -> pd.DataFrame:
+    """Accuracy of each run's model on the test images, each in n `pieces`, for n of ``parts``.
+
+    Columns: system, parts, then as `score_table`. A piece gets its share of the patches.
+    """
+    rows = []
+    for run, n in product(dict.fromkeys(runs), sorted(set(parts))):
+        cut = [piece for page in dataset.test for piece in pieces(page, n)]
+        network, classes, how = model.load(run_folder(run) / "model.keras")
+        used = _recorded(run_folder(run), "04_ensemble", "parameters") or {}
+        how = replace(how, **{key: used[key] for key in ENSEMBLE if key in used})
+        how = replace(how, n_patches=-(-how.n_patches // n), n_even=-(-how.n_even // n))
+        how = replace(how, fit_height=how.fit_height and n == 1)  # would enlarge a piece
+        table, _ = ensemble.evaluated(cut, ensemble.votes(network, cut, how), classes, how)
+        rows.append({"system": run, "parts": n} | _scores(table, seed))
+    return pd.DataFrame(rows)

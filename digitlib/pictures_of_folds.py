@@ -1,0 +1,107 @@
+"""Pictures of folds: what is held out of a page, what is made of it, and how well it is labelled.
+
+In: pages, bands and the tables of `folds`. Out: matplotlib Figures, in the style of `pictures`.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from digitlib.dataset import Page
+from digitlib.pictures import ACCENT, NEUTRAL, RIGHT, WIDTH, WRONG, figure, shorten
+
+PIECE = (110, 640)  # px, height and width of what is shown of a band
+
+
+def _nothing(text: str) -> Figure:
+    fig, axis = plt.subplots(figsize=(WIDTH, 0.6))
+    axis.text(0, 0.5, text, va="center")
+    axis.axis("off")
+    return fig
+
+
+@figure
+def bands_of_page(page: Page, bands: Sequence[tuple[int, int]]) -> Figure:
+    """The page with its bands (top, bottom) px in colour, each with the number of its fold."""
+    height, width = page.image.shape
+    fig, axis = plt.subplots(figsize=(0.8 * WIDTH, 0.8 * WIDTH * height / width))
+    axis.imshow(page.image, vmin=-100, vmax=255)
+    for fold, (top, bottom) in enumerate(bands):
+        axis.axhspan(top, bottom, color=ACCENT, alpha=0.18, lw=0)
+        axis.hlines([top, bottom], 0, width, color=ACCENT, lw=1)
+        axis.text(width + 12, (top + bottom) / 2, f"fold {fold}", va="center", color=ACCENT)
+    axis.set(xticks=[], yticks=[], xlim=(0, width), ylim=(height, 0))
+    axis.set_title(f"{shorten(page.path.name, 40)}: a fold holds one band out, the rest trains")
+    axis.spines[:].set(visible=True, color="#CCCCCC")
+    return fig
+
+
+@figure
+def variants_of_band(images: Mapping[str, np.ndarray]) -> Figure:
+    """The top left corner of each image (h, w) uint8, two in a row, under their names."""
+    if not images:
+        return _nothing("No band is held out.")
+    rows = -(-len(images) // 2)
+    height = rows * (WIDTH / 2 * PIECE[0] / PIECE[1] + 0.3)
+    fig, axes = plt.subplots(rows, 2, figsize=(WIDTH, height), squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, (name, image) in zip(axes.flat, images.items(), strict=False):
+        axis.axis("on")
+        axis.imshow(image[: PIECE[0], : PIECE[1]], vmin=0, vmax=255)
+        axis.set(xticks=[], yticks=[])
+        axis.grid(False)
+        axis.set_title(name, fontsize=9)
+        axis.spines[:].set(visible=True, color="#CCCCCC")
+    return fig
+
+
+@figure
+def accuracy_by_variant(table: pd.DataFrame, chance: float) -> Figure:
+    """Accuracy and 95 % interval of each row of `folds.summary`: whole bands and thirds of them.
+
+    The dashed line is ``chance``, 1 / classes: what a control should come to.
+    """
+    if table.empty:
+        return _nothing("No band is held out.")
+    names = list(dict.fromkeys(table["variant"]))
+    fig, axis = plt.subplots(figsize=(0.8 * WIDTH, 0.7 + 0.42 * len(names)))
+    for part, colour, shift in ("whole", RIGHT, -0.12), ("third", WRONG, 0.12):
+        rows = table[table["part"] == part]
+        if len(rows):
+            spread = [rows["accuracy"] - rows["low"], rows["high"] - rows["accuracy"]]
+            place = rows["variant"].map(names.index) + shift
+            label = {"whole": "whole band", "third": "a third of it"}[part]
+            axis.errorbar(
+                rows["accuracy"], place, xerr=np.maximum(spread, 0), fmt="o", color=colour,
+                label=label,
+            )  # fmt: skip
+    axis.axvline(chance, ls="--", color=NEUTRAL, label="1 / classes")
+    axis.set_yticks(range(len(names)), names)
+    axis.set(xlim=(-0.02, 1.02), ylim=(len(names) - 0.5, -0.5), xlabel="images labelled right")
+    axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return fig
+
+
+@figure
+def ablation_figure(table: pd.DataFrame) -> Figure:
+    """Each change's difference in accuracy, with its 95 % interval; left of 0 it costs."""
+    changed = table.iloc[1:]
+    if changed.empty:
+        return _nothing("ABLATIONS names no change.")
+    fig, axis = plt.subplots(figsize=(0.8 * WIDTH, 0.8 + 0.4 * len(changed)))
+    gain = changed["difference"]
+    spread = np.maximum([gain - changed["low"], changed["high"] - gain], 0)
+    axis.errorbar(gain, range(len(changed)), xerr=spread, fmt="o", color=RIGHT)
+    axis.axvline(0, ls="--", color=NEUTRAL)
+    axis.set_yticks(range(len(changed)), [shorten(name, 40) for name in changed.index])
+    reach = max(0.05, 1.1 * changed[["low", "high"]].abs().to_numpy().max())
+    axis.set(xlim=(-reach, reach), ylim=(len(changed) - 0.5, -0.5))
+    axis.set_xlabel("difference in accuracy to the recipe as it is (95 %, over classes)")
+    axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    return fig

@@ -1,0 +1,463 @@
+"""Folds: what is held out, what a band can be made to show, and what the answers are worth.
+
+In: pages drawn line by line, tiny networks, a real page. Out: rows, pixels and numbers that can be
+checked by hand.
+"""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import minimize_scalar
+
+from digitlib import Problem, ensemble, folds, model, pictures_of_folds, train, vlad
+from digitlib.dataset import Dataset, Page
+from digitlib.evaluate import softmax
+from digitlib.strips import ink
+
+
+def page(image: np.ndarray, label: str = "a") -> Page:
+    return Page(Path(f"{label}_1.png"), label, image, False)
+
+
+def written(rows: int, lines: range, width: int = 200) -> np.ndarray:
+    """A page with 20 px high strokes of 3 px from each of ``lines`` on, on 255."""
+    image = np.full((rows, width), 255, np.uint8)
+    for top in lines:
+        for left in range(10, width - 10, 12):
+            image[top : top + 20, left : left + 3] = 0
+    return image
+
+
+def of_pages(*pages: Page) -> Dataset:
+    return Dataset("drawn", Path("drawn"), list(pages), [], 0)
+
+
+# --- bands ------------------------------------------------------------------------------------
+
+PAGE = written(900, range(40, 880, 90))  # lines at 40 to 60, 130 to 150, …, 850 to 870
+
+
+def test_bands_end_between_lines():
+    # Rows 300 and 600 are wished for; with what is written smoothed over 9 rows, an edge keeps 4 px
+    # from a line. 220 to 240, 310 to 330: 300 is free. 580 to 600: 604 is the nearest that is.
+    assert folds.band(PAGE, 0, 3, 300) == (0, 300)
+    assert folds.band(PAGE, 1, 3, 300) == (300, 604)
+    assert folds.band(PAGE, 2, 3, 300) == (604, 900)
+    lower = written(900, range(20, 880, 90))  # 290 to 310: to 314, not to 285
+    assert folds.band(lower, 0, 3, 300) == (0, 314)
+
+
+def test_one_fold_is_the_top_of_the_page():
+    assert folds.band(PAGE, 0, 1, 300) == (0, 300)
+    held = folds.held_out(of_pages(page(PAGE)), 0, 1)
+    assert [p.image.shape[0] for p in held.test + held.train] == [300, 600]
+
+
+def test_a_blank_page_is_cut_where_it_was_wished():
+    blank = np.full((900, 50), 255, np.uint8)
+    assert [folds.band(blank, fold, 3, 200) for fold in range(3)] == [
+        (0, 200),
+        (350, 550),
+        (700, 900),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "fold", "n", "height"),
+    [
+        (899, 0, 3, 300),  # a row too few
+        (900, 3, 3, 300),  # there is no fourth
+        (900, -1, 3, 300),
+        (900, 0, 0, 300),
+        (434, 0, 1, 300),  # one band, and too little left to learn from
+        (100, 1, 3, 32),  # low bands: what is left would be slivers
+    ],
+)
+def test_pages_that_are_too_low(rows, fold, n, height):
+    with pytest.raises(Problem, match="use fewer FOLDS"):
+        folds.band(np.full((rows, 50), 255, np.uint8), fold, n, height)
+
+
+def test_the_page_that_is_too_low_is_named():
+    low = page(PAGE[:500], "b")
+    with pytest.raises(Problem, match=r"b_1\.png: a page of 500 px"):
+        folds.held_out(of_pages(page(PAGE), low), 0, 3)
+
+
+@given(
+    rows=st.integers(1, 1200),
+    lines=st.lists(st.integers(0, 1199), max_size=12),
+    n=st.integers(1, 5),
+    height=st.integers(32, 400),
+    data=st.data(),
+)
+def test_no_row_is_learnt_and_tested(rows, lines, n, height, data):
+    if n > folds.room(rows, height):
+        return
+    fold = data.draw(st.integers(0, n - 1))
+    image = written(rows, [line for line in lines if line < rows], 60)
+    image[:, 0] = np.arange(rows) % 251  # so that a row says which it is
+    held = folds.held_out(of_pages(page(image)), fold, n, height)
+    assert held.classes == ["a"] and len(held.test) == 1  # the class keeps something to learn
+    spans = [
+        tuple(map(int, p.path.stem.rpartition("rows")[2].split("-")))
+        for p in held.train + held.test
+    ]
+    for (top, bottom), part in zip(spans, held.train + held.test, strict=True):
+        np.testing.assert_array_equal(part.image, image[top:bottom])
+    spans.sort()
+    assert all(b <= c for (_, b), (c, _) in zip(spans, spans[1:], strict=False))
+    test_height = held.test[0].image.shape[0]
+    assert abs(test_height - height) <= 2 * min(folds.REACH, height // 4)
+
+
+def test_bands_of_a_real_page(reference):
+    one = replace(reference, train=reference.train[:3])
+    for fold in range(3):
+        held = folds.held_out(one, fold, 3)
+        assert held.classes == one.classes and len(held.test) == 3
+        for p in held.test:
+            assert 210 <= p.image.shape[0] <= 390
+            assert 0.01 < ink(p.image).mean() < 0.2  # some lines of writing
+
+
+# --- what else one band can show --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("n", "heights"), [(1, [100]), (2, [50, 50]), (3, [33, 34, 33]), (100, [1] * 100)]
+)
+def test_parts_are_all_of_the_page(n, heights):
+    image = np.random.default_rng(1).integers(0, 256, (100, 40), np.uint8)
+    cut = folds.parts(page(image), n)
+    assert [p.image.shape[0] for p in cut] == heights
+    np.testing.assert_array_equal(np.concatenate([p.image for p in cut]), image)
+    assert len({p.path for p in cut}) == n and {p.label for p in cut} == {"a"}
+
+
+@pytest.mark.parametrize("n", [0, -1, 101])
+def test_a_page_cannot_be_cut_into_no_or_blank_parts(n):
+    with pytest.raises(Problem, match="cannot be cut"):
+        folds.parts(page(PAGE[:100]), n)
+
+
+def test_another_pen_and_another_size():
+    one = page(written(120, range(40, 80, 90)))
+    thin, same, thick = (
+        int((folds.as_by_another_pen(one, width).image < 128).sum()) for width in (-1.5, 0, 1.5)
+    )
+    assert thin < same < thick
+    half = folds.resized(one, 0.5)
+    assert half.image.shape == (60, 100) and half.image.dtype == np.uint8
+    assert set(np.unique(half.image)) == {0, 255}  # as a scanner would have made it
+    grey = folds.resized(page(np.arange(200, dtype=np.uint8).reshape(10, 20)), 2)
+    assert grey.image.shape == (20, 40) and len(np.unique(grey.image)) > 100
+
+
+def ruled() -> np.ndarray:
+    """Strokes, among them one that crosses a ruled line, the line itself and a scan's edge."""
+    image = written(300, range(40, 100, 90))
+    image[200:203] = 0  # the line
+    image[180:230, 100:104] = 0  # crosses it
+    image[:, 196:] = 0  # the edge
+    return image
+
+
+def test_without_writing_lines_and_edges_stay():
+    expected = np.full((300, 200), 255, np.uint8)
+    expected[200:203] = expected[:, 196:] = 0
+    erased = folds.without_writing(page(ruled()))
+    np.testing.assert_array_equal(erased.image, expected)
+
+
+def test_writing_is_erased_to_the_paper_around_it():
+    shade = np.linspace(180, 240, 200).astype(np.uint8)  # darker to the left
+    image = np.minimum(written(120, range(40, 80, 90)), shade)
+    erased = folds.without_writing(page(image)).image.astype(int)
+    assert np.abs(erased - shade).max() <= 8
+
+
+@pytest.mark.parametrize("level", [0, 128, 255])
+def test_nothing_to_erase_on_a_blank_page(level):
+    blank = page(np.full((80, 90), level, np.uint8))
+    assert (folds.without_writing(blank).image == level).all()
+
+
+def test_other_writing_is_the_same_on_all():
+    other = page(written(100, range(20, 90, 90), 150), "b")
+    first, second = page(ruled(), "c"), page(np.full((250, 120), 255, np.uint8), "d")
+    one, two = (folds.with_other_writing(p, other) for p in (first, second))
+    assert (one.label, two.label) == ("c", "d")
+    mask = ink(other.image)
+    np.testing.assert_array_equal(two.image[:100] == 0, mask[:, :120])
+    np.testing.assert_array_equal(two.image[100:200], two.image[:100])  # repeated downwards
+    np.testing.assert_array_equal(one.image[:100, :150] == 0, mask)
+    assert (one.image[200:203] == 0).all() and (one.image[:, 196:] == 0).all()
+    assert (one.image[40:60, 151:190] == 255).sum() > 0  # its own strokes are gone
+
+
+def test_erased_bands_of_real_pages_hold_no_ink(reference):
+    for one in reference.train[:3]:
+        band = replace(one, image=one.image[:300])
+        erased = folds.without_writing(band)
+        assert ink(band.image).sum() > 5000 and ink(erased.image).mean() < 1e-3
+        assert 0.002 < (erased.image < 128).mean() < 0.05  # the ruled lines
+
+
+def test_every_image_is_made_once_under_its_own_name():
+    pages = [page(written(300, range(40, 280, 90)), label) for label in "ab"]
+    images = folds.perturbed(pages)
+    assert {v for v, _ in images} == {*folds.VARIANTS, *folds.CONTROLS}
+    for (_, part), made in images.items():
+        assert len(made) == (6 if part == "third" else 2)
+        assert len({p.path.name for p in made}) == len(made)
+    assert list(folds.whole_and_thirds(pages)) == [
+        (folds.HELD_OUT, "whole"),
+        (folds.HELD_OUT, "third"),
+    ]
+
+
+# --- temperature and threshold ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("margin", "right", "wrong", "heat"),
+    [
+        (1.0, 3, 1, 1 / math.log(3)),  # sigmoid(margin / T) is the share that is right
+        (5.0, 3, 1, 5 / math.log(3)),  # too sure
+        (0.1, 99, 1, 0.1 / math.log(99)),  # too modest
+        (2.0, 4, 0, 1e-3),  # all right: no T is small enough
+        (2.0, 1, 1, 1e3),  # half right: no answer should be sure
+        (2.0, 0, 3, 1e3),  # all wrong
+        (0.0, 2, 2, 1.0),  # nothing to scale
+    ],
+)
+def test_temperature_of_two_classes(margin, right, wrong, heat):
+    logits = np.tile([margin, 0.0], (right + wrong, 1)) + 7  # a shift changes nothing
+    truth = np.array([0] * right + [1] * wrong)
+    assert folds.temperature(logits, truth) == pytest.approx(heat, rel=1e-6)
+
+
+def test_temperature_of_nothing_is_one():
+    assert folds.temperature(np.zeros((0, 5)), np.zeros(0, int)) == 1
+
+
+@given(st.integers(0, 10_000))
+def test_temperature_is_where_a_search_finds_it(seed):
+    rng = np.random.default_rng(seed)
+    logits, truth = rng.normal(0, 3, (40, 4)), rng.integers(0, 4, 40)
+    truth[:25] = logits[:25].argmax(1)
+    found = minimize_scalar(
+        lambda log: folds.log_loss(logits / np.exp(log), truth), bounds=(-7, 7), method="bounded"
+    )
+    best = folds.log_loss(logits / folds.temperature(logits, truth), truth)
+    assert best <= found.fun + 1e-9
+    shares = np.log(softmax(logits))  # logarithms of probabilities do as well
+    assert folds.temperature(shares, truth) == pytest.approx(folds.temperature(logits, truth))
+
+
+def test_log_loss_of_coins_and_of_certainty():
+    assert folds.log_loss(np.zeros((3, 2)), np.array([0, 1, 1])) == pytest.approx(math.log(2))
+    assert str(folds.log_loss(np.array([[1e4, 0.0]]), np.array([0]))) == "0.0"  # not -0.0
+    assert folds.log_loss(np.array([[1e4, 0.0]]), np.array([1])) == pytest.approx(12 * math.log(10))
+
+
+@pytest.mark.parametrize(
+    ("confidence", "correct", "threshold", "coverage"),
+    [
+        ([0.9, 0.5, 0.7], [1, 1, 1], 0.5, 1),  # all right: all are answered
+        ([0.9, 0.5, 0.7], [1, 0, 1], 0.7, 2 / 3),
+        ([0.9, 0.5, 0.7], [1, 1, 0], 0.9, 1 / 3),  # a right one below a wrong one is lost
+        ([0.9, 0.5, 0.7], [0, 1, 1], math.inf, 0),  # the surest is wrong
+        ([0.7, 0.7, 0.9], [1, 0, 1], 0.9, 1 / 3),  # a tie with a wrong one is not safe
+        ([0.9, 0.9], [1, 0], math.inf, 0),
+        ([], [], math.inf, 0),
+    ],
+)
+def test_safe_threshold(confidence, correct, threshold, coverage):
+    assert folds.safe_threshold(confidence, correct) == pytest.approx((threshold, coverage))
+
+
+def answers(right: str, variant=folds.HELD_OUT, part="whole") -> pd.DataFrame:
+    """One image of class a a letter; "." is wrong."""
+    return pd.DataFrame(
+        {
+            "filename": [f"a_{i}.png" for i in range(len(right))],
+            "actual": "a",
+            "predicted": ["b" if letter == "." else "a" for letter in right],
+            "confidence": 0.75,
+            "variant": variant,
+            "part": part,
+            "fold": 0,
+        }
+    )
+
+
+def test_summary_of_two_variants():
+    result = pd.concat([answers("xxx."), answers("..", folds.ERASED)], ignore_index=True)
+    first = (result["predicted"] == "a").to_numpy()
+    odds = np.where(np.c_[first, ~first], 0.75, 0.25)
+    table = folds.summary(result, odds, ["a", "b"])
+    assert table["variant"].tolist() == [folds.HELD_OUT, folds.ERASED]
+    assert table["right"].tolist() == [3, 0] and table["accuracy"].tolist() == [0.75, 0]
+    assert table.loc[0, "log_loss"] == pytest.approx(-(3 * math.log(0.75) + math.log(0.25)) / 4)
+    assert table.loc[0, "temperature"] == pytest.approx(1)  # 75 % sure, 75 % right
+    assert table["coverage"].tolist() == [0, 0]
+
+
+# --- ablation ---------------------------------------------------------------------------------
+
+
+def test_changes_are_read_and_checked(tiny):
+    got = folds.changes(" STEPS=5;; VLAD_LAYERS = block_1 block_3 ; TUNE_RATE=1;", tiny)
+    assert got == {
+        "STEPS=5": replace(tiny, steps=5),
+        "VLAD_LAYERS=block_1 block_3": replace(tiny, vlad_layers="block_1 block_3"),
+        "TUNE_RATE=1": replace(tiny, tune_rate=1.0),
+    }
+    assert folds.changes("", tiny) == folds.changes(" ; ", tiny) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("STEPS", "write NAME=value"),
+        ("STEPS 5", "write NAME=value"),
+        ("STEPS=many", "STEPS must be a whole number"),
+        ("STEPS=0", "STEPS must be from 1"),
+        ("STEP=5", "did you mean STEPS"),
+        ("steps=5", "did you mean STEPS"),
+        ("POOLING=sum", "POOLING must be one of"),
+        ("CLASSES=5", "CLASSES is no setting of a recipe"),
+        ("DATASET=hands", "DATASET is no setting of a recipe"),
+        ("N_PATCHES=1", "cannot exceed N_PATCHES"),
+        ("STEPS=__import__('os').getpid()", "STEPS must be a whole number"),  # never run
+    ],
+)
+def test_changes_that_cannot_be(text, says, tiny):
+    with pytest.raises(Problem, match=says):
+        folds.changes(text, tiny)
+
+
+# --- cross-validation -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def quick(tiny):
+    return replace(tiny, views=1, head_epochs=1, tune_epochs=0, n_patches=2, n_even=1)
+
+
+@pytest.fixture
+def counted(monkeypatch, quick):
+    """The names of the data sets that were trained on; an untrained network is what comes of it."""
+    names, trained = [], SimpleNamespace(network=model.build(3, quick).whole)
+    monkeypatch.setattr(train, "train", lambda data, *_: (names.append(data.name), trained)[1])
+    return names
+
+
+def test_cross_validation_goes_on_after_a_kill(digits, quick, tmp_path, counted):
+    made = []
+
+    def images(pages):
+        made.append(len(pages))
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        return folds.whole_and_thirds(pages)
+
+    images.__name__ = "whole_and_thirds"
+    how = {"images": images, "progress": False}
+    with pytest.raises(KeyboardInterrupt):
+        folds.cross_validate(digits, quick, 2, tmp_path, **how)
+    assert counted == ["digits-3-1-fold0", "digits-3-1-fold1"]
+    result, odds = folds.cross_validate(digits, quick, 2, tmp_path, **how)
+    assert counted[2:] == ["digits-3-1-fold1"]  # the first is not trained again
+    assert result["fold"].tolist() == [0] * 12 + [1] * 12
+    assert result["part"].tolist() == (["whole"] * 3 + ["third"] * 9) * 2
+    assert odds.shape == (24, 3) and odds.dtype == np.float32
+    labels = np.array(digits.classes)[odds.argmax(1)]
+    assert (labels == result["predicted"]).all()
+
+    again, same = folds.cross_validate(digits, quick, 2, tmp_path, **how)
+    assert len(counted) == 3 and again.equals(result) and (same == odds).all()
+    anew, _ = folds.cross_validate(digits, quick, 2, tmp_path / "new", **how)
+    pd.testing.assert_frame_equal(anew.drop(columns="seconds"), result.drop(columns="seconds"))
+
+
+def test_a_fold_of_other_settings_pages_or_images_is_done_again(
+    digits, quick, tmp_path, counted, monkeypatch
+):
+    how = {"run": 1, "progress": False, "images": folds.whole_and_thirds}
+    folds.cross_validate(digits, quick, 3, tmp_path, **how)
+    folds.cross_validate(digits, quick, 3, tmp_path, **how)
+    assert len(counted) == 1
+    folds.cross_validate(digits, replace(quick, dropout=0.1), 3, tmp_path, **how)
+    assert len(counted) == 2
+    pages = [replace(p, image=p.image.copy()) for p in digits.train]
+    pages[0].image[500, 500] ^= 255
+    folds.cross_validate(replace(digits, train=pages), quick, 3, tmp_path, **how)
+    assert len(counted) == 3
+    monkeypatch.setattr(folds, "CODE", "folds")
+    folds.cross_validate(replace(digits, train=pages), quick, 3, tmp_path, **how)
+    assert len(counted) == 4
+    monkeypatch.undo()
+    state = json.loads((tmp_path / "fold0" / "done.json").read_text("utf-8"))
+    assert set(state) == {"settings", "pages", "images", "code"}
+
+
+def test_no_fold_gives_empty_tables_that_all_else_takes(digits, quick, tmp_path):
+    result, odds = folds.cross_validate(digits, quick, 3, tmp_path, run=0)
+    assert len(result) == 0 and odds.shape == (0, 3)
+    table = folds.summary(result, odds, digits.classes)
+    assert len(table) == 0 and "temperature" in table
+    none = folds.ablated(digits, quick, {"one": quick}, (result, odds), 3, tmp_path)
+    assert len(none) == 0
+    pictures_of_folds.accuracy_by_variant(table, 1 / 3)
+    pictures_of_folds.ablation_figure(none)
+    pictures_of_folds.variants_of_band({})
+
+
+def test_pages_too_low_are_refused_before_training(digits, quick, tmp_path, counted):
+    with pytest.raises(Problem, match="has no 9 bands of 300 px"):
+        folds.cross_validate(digits, quick, 9, tmp_path, progress=False)
+    assert not counted and folds.room(digits.train[0].image.shape[0], 300) == 3
+
+
+def test_ablation_compares_with_the_recipe_as_it_is(digits, quick, tmp_path):
+    how = {"run": 1, "progress": False}
+    base = folds.cross_validate(digits, quick, 3, tmp_path, **how)  # really trained, as the next
+    assert set(base[0]["variant"]) == {*folds.VARIANTS, *folds.CONTROLS}
+    recipes = folds.changes("HEAD_RATE=0; SEED=1", quick)
+    table = folds.ablated(digits, quick, recipes, base, 3, tmp_path, **how)
+    assert table.index.tolist() == ["as it is", "HEAD_RATE=0", "SEED=1"]
+    assert {path.name for path in tmp_path.iterdir()} == {"fold0", "HEAD_RATE-0"}  # SEED is 1
+    assert (table.loc[["as it is", "SEED=1"], "difference"] == 0).all()
+    gain = table.loc["HEAD_RATE=0", "accuracy"] - table.loc["as it is", "accuracy"]
+    assert table.loc["HEAD_RATE=0", "difference"] == pytest.approx(gain)
+    assert pictures_of_folds.ablation_figure(table).axes
+    whole = folds.summary(*base, digits.classes)
+    assert pictures_of_folds.accuracy_by_variant(whole, 1 / 3).axes
+
+
+def test_a_recipe_that_masks_by_ink_labels_all_erased_bands_alike(digits, quick):
+    """Its sums are all zero: why the control with other writing is needed."""
+    layers = "block_1_expand_relu block_3_expand_relu"
+    sizes = {"codebooks": 1, "clusters": 4, "components": 4, "whitened": 8}
+    settings = replace(quick, pooling="vlad", vlad_layers=layers, **sizes)
+    held = folds.held_out(digits, 0, 3)
+    core = model.build(3, settings).backbone
+    network = model.whole_strips(3, settings, core)
+    vlad.fit(network, held.train, held.classes, settings, progress=False)
+    erased = [folds.without_writing(p) for p in held.test]
+    ballots = ensemble.votes(network, erased, settings, progress=False)
+    assert np.ptp(np.stack([b.logits for b in ballots]), axis=0).max() < 1e-5
+    pasted = [folds.with_other_writing(p, held.test[1]) for p in held.test]
+    ballots = ensemble.votes(network, pasted, settings, progress=False)
+    assert np.ptp(np.stack([b.logits for b in ballots]), axis=0).max() > 1e-5
