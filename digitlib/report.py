@@ -290,7 +290,7 @@ def run_report(
         # An earlier run of this name must not lend its numbers; checkpoints and model may stay.
         for old in [*folder.glob("[0-9]*.ipynb"), *folder.glob("[0-9]*.html")]:
             old.unlink()
-        for name in ("metrics.json", "result.csv", "kernels.log"):
+        for name in ("metrics.json", "result.csv", "baseline.csv", "kernels.log"):
             (folder / name).unlink(missing_ok=True)
 
     values["RUN"] = run

@@ -219,15 +219,18 @@ def fit(
     """
     layers = [layer for layer in network.layers if isinstance(layer, Vlad)]
     maps = keras.Model(network.input, [layer.input for layer in layers])
+
+    def seen(sheet: _Sheet) -> list:
+        found = maps.predict_on_batch(sheet.image[None])
+        return found if len(layers) > 1 else [found]  # Keras unpacks a list of one
+
     sheets = _sheets(pages, settings)
     rng = np.random.default_rng([settings.seed, 500])
     some = sheets[::4]  # 4 and 7 have no common factor: all variations take part
     share = -(-LEARNT_FROM // len(some))
     sampled = [[] for _ in layers]
     for sheet in progress_bar(some, progress, desc="local features", unit="page"):
-        for layer, (features, writing), found in zip(
-            layers, maps.predict_on_batch(sheet.image[None]), sampled, strict=True
-        ):
+        for layer, (features, writing), found in zip(layers, seen(sheet), sampled, strict=True):
             on_ink = features[np.asarray(layer.on_ink(writing)) > 0]
             found.append(on_ink[rng.permutation(len(on_ink))[:share]])
     for layer, found in zip(layers, sampled, strict=True):
@@ -236,9 +239,7 @@ def fit(
     examples, labels = [[] for _ in layers], []
     for sheet in progress_bar(sheets, progress, desc="VLAD", unit="page"):
         labels += [sheet.label] * len(sheet.windows)
-        for layer, inputs, vectors in zip(
-            layers, maps.predict_on_batch(sheet.image[None]), examples, strict=True
-        ):
+        for layer, inputs, vectors in zip(layers, seen(sheet), examples, strict=True):
             rows = np.asarray(layer.rows(*inputs))[0]
             centre = (np.arange(len(rows)) + 0.5) * layer.stride / settings.scale  # px of the page
             for top, bottom in sheet.windows:

@@ -194,6 +194,14 @@ def test_a_blank_strip_gets_an_answer_and_no_nan(reader, hands):
     assert vote.logits.shape == (1, 1, 6) and np.isfinite(vote.logits).all()
 
 
+def test_one_layer_alone_is_learnt(reader, hands):
+    settings = replace(reader, vlad_layers="block_3_expand_relu")
+    network = model.whole_strips(6, settings, model.backbone(settings))
+    vlad.fit(network, hands.train, hands.classes, settings, progress=False)
+    vote = ensemble.vote(network, hands.train[0], settings)
+    assert hands.classes[int(vote.logits[0, 0].argmax())] == hands.train[0].label
+
+
 @pytest.mark.parametrize("layers", ["", "block_9_expand_relu", "no_such_layer"])
 def test_layers_that_cannot_be_read_are_named(reader, layers):
     with pytest.raises(Problem, match="VLAD_LAYERS"):
