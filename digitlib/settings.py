@@ -42,6 +42,7 @@ RANGES = {  # smallest and largest value that means something
     "pen_change": (0, 3),
     "size_change": (0, 0.5),
     "slant_change": (0, 1),
+    "shrinkage": (0, 1),
     "svm_c": (1e-6, 1e6),
     "temperature": (1e-3, 1e3),
     "dropout": (0, 0.99),
@@ -56,6 +57,7 @@ RANGES = {  # smallest and largest value that means something
     "tune_layers": (0, 1000),
     "tune_rate": (0, 10),
     "tune_smoothing": (0, 0.99),
+    "norm_momentum": (0, 1),
     "patience": (1, 10_000),
     "n_patches": (1, 10_000),
     "n_even": (0, 10_000),
@@ -108,6 +110,7 @@ class Settings:
     tune_layers: int = 200  # how many of the backbone's last layers train in phase 2
     tune_rate: float = 2e-3
     tune_smoothing: float = 0.03
+    norm_momentum: float = 1.0  # of BatchNorm's moving means in phase 2; 1 keeps BatchNorm frozen
     schedule: str = "plateau"  # the rate of phase 2: halved on a plateau, or a cosine to 0
     patience: int = 5  # epochs without a better validation accuracy before training stops
     mixed_precision: bool = False  # float16 arithmetic, for GPUs
@@ -116,11 +119,12 @@ class Settings:
     codebooks: int = 4  # of each layer
     clusters: int = 32  # centres of a codebook
     components: int = 32  # that a local feature is whitened to
-    whitened: int = 200  # that a strip's VLAD vector is whitened to
+    whitened: int = 256  # that a strip's VLAD vector is whitened to
+    shrinkage: float = 0.01  # of the covariance within classes; 1: only that over all is whitened
     pen_change: float = 0.7  # px that the pen of further training examples is wider or narrower
     size_change: float = 0.07  # that they are larger or smaller
     slant_change: float = 0.06  # px to the side for each px up, either way
-    svm_c: float = 1.0  # weight of the errors in the SVM's loss
+    svm_c: float = 0.3  # weight of the errors in the SVM's loss
     temperature: float = 1.0  # the logits are divided by it
     # ensemble
     n_patches: int = 35  # per strip

@@ -230,7 +230,8 @@ def train(dataset: Dataset, settings: Settings, folder: Path, progress: bool = T
 
     Phase 1 trains the head. With ``views`` the backbone runs once over each augmented view and the
     head learns from the cached features; without, every batch goes through the backbone, as in the
-    original. Phase 2 trains the last ``tune_layers`` of the backbone too; BatchNorm stays frozen.
+    original. Phase 2 trains the last ``tune_layers`` of the backbone too; BatchNorm stays frozen
+    at a ``norm_momentum`` of 1, as there.
     """
     classes = dataset.classes
     if len(classes) < 2:
@@ -289,8 +290,10 @@ def train(dataset: Dataset, settings: Settings, folder: Path, progress: bool = T
     if settings.tune_epochs:
         network.backbone.trainable = True
         for i, layer in enumerate(reversed(network.backbone.layers)):
-            frozen = isinstance(layer, keras.layers.BatchNormalization)
-            layer.trainable = i < settings.tune_layers and not frozen
+            layer.trainable = i < settings.tune_layers
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.momentum = settings.norm_momentum
+                layer.trainable &= settings.norm_momentum < 1
         fit(
             network.whole,
             batches=lambda epoch: stream.at(epoch, 2),

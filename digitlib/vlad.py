@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 from sklearn.cluster import MiniBatchKMeans
+from sklearn.covariance import shrunk_covariance
 from sklearn.decomposition import PCA
 from sklearn.svm import LinearSVC
 
@@ -251,14 +252,36 @@ def fit(
         learn_labels(network, name, np.stack(vectors), truth, settings)
 
 
+def _within(vectors: np.ndarray, truth: np.ndarray, shrinkage: float) -> np.ndarray:
+    """(d, d): after it, (n, d) ``vectors`` of one class have unit variance in all directions.
+
+    Of the covariance within classes a share of ``shrinkage`` is replaced by what it would be, were
+    all directions alike.
+    """
+    _, number = np.unique(truth, return_inverse=True)
+    means = np.stack([vectors[number == k].mean(axis=0) for k in range(number.max() + 1)])
+    spread = vectors - means[number]
+    if not spread.any():  # one example a class
+        return np.eye(vectors.shape[1])
+    covariance = shrunk_covariance(spread.T @ spread / len(spread), shrinkage)
+    variances, directions = np.linalg.eigh(covariance)
+    return directions / np.sqrt(np.maximum(variances, variances.max() * 1e-9))
+
+
 def learn_labels(
     network: keras.Model, name: str, vectors: np.ndarray, truth: np.ndarray, settings: Settings
 ) -> None:
-    """Whitening and SVM of one layer's VLAD ``vectors`` (n, d); ``truth`` (n,) class numbers."""
+    """Whitening and SVM of one layer's VLAD ``vectors`` (n, d); ``truth`` (n,) class numbers.
+
+    Whitened twice: to unit variance over all examples (PCA), then over those of one class (WCCN:
+    Hatch et al. 2006), so that what varies within a hand counts for less.
+    """
     kept = min(settings.whitened, len(vectors) - 1)
     pca = PCA(kept, svd_solver="randomized", random_state=0).fit(vectors)
+    own = pca.components_.T / np.sqrt(np.maximum(pca.explained_variance_, 1e-12))
+    own = own @ _within(vectors @ own, truth, settings.shrinkage)
     whiten = np.zeros((vectors.shape[1], settings.whitened), np.float32)
-    whiten[:, :kept] = pca.components_.T / np.sqrt(np.maximum(pca.explained_variance_, 1e-12))
+    whiten[:, :kept] = own
     network.get_layer(f"whiten_{name}").set_weights([whiten, -pca.mean_ @ whiten])
     short = vectors @ whiten - pca.mean_ @ whiten
     short /= np.linalg.norm(short, axis=1, keepdims=True)

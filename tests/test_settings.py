@@ -44,6 +44,7 @@ PUBLISHED = {
     "tune_layers": 40,
     "tune_rate": 2e-5,
     "tune_smoothing": 0.03,
+    "norm_momentum": 1.0,
     "patience": 5,
     "n_patches": 35,
     "n_even": 15,
@@ -55,7 +56,7 @@ PUBLISHED = {
 }
 VLAD = (
     "vlad_layers codebooks clusters components whitened pen_change size_change slant_change"
-    " svm_c temperature"
+    " shrinkage svm_c temperature"
 )
 
 

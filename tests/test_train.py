@@ -261,6 +261,22 @@ def test_phase_2_trains_the_last_layers_and_no_batchnorm(straight, untrained, ca
     assert sum("BN" not in name for name in convolutions) >= 4  # so that there was what to train
 
 
+def test_batchnorm_learns_where_its_momentum_is_below_1(digits, cached, tmp_path):
+    """Its scale and shift by the gradient, its means by the momentum: in all layers that train."""
+    settings = dataclasses.replace(
+        cached, views=0, head_epochs=0, tune_epochs=1, norm_momentum=0.5, schedule="cosine"
+    )
+    before = train.model.build(len(digits.classes), settings).backbone
+    after = train.train(digits, settings, tmp_path, progress=False).network.get_layer("backbone")
+    last = after.layers[-settings.tune_layers :]
+    norms = [layer for layer in last if isinstance(layer, keras.layers.BatchNormalization)]
+    for layer in norms:
+        old = before.get_layer(layer.name).get_weights()
+        new = layer.get_weights()  # gamma, beta, moving mean, moving variance
+        assert not any(np.array_equal(a, b) for a, b in zip(old, new, strict=True)), layer.name
+    assert len(norms) >= 2
+
+
 def test_the_best_weights_are_restored(straight, digits, cached):
     trained, _ = straight
     images, labels = held_out(digits, cached)

@@ -127,6 +127,29 @@ def test_a_pen_moves_both_edges_of_a_stroke(change, width):
     assert set(np.unique(row)) <= {0, PAPER}
 
 
+@pytest.mark.parametrize(
+    "vectors, truth, shrinkage, expected",
+    [
+        # two classes, each with (+-2, 0) and (0, +-1) about its mean: variances 2 and 1/2
+        ([[2, 0], [-2, 0], [0, 1], [0, -1]], [0, 0, 0, 0], 0, [[2, 0], [0, 0.5]]),
+        ([[2, 0], [-2, 0], [0, 1], [0, -1]], [0, 0, 0, 0], 1, [[1.25, 0], [0, 1.25]]),
+        ([[2, 0], [-2, 0], [0, 1], [0, -1]], [0, 0, 0, 0], 0.2, [[1.85, 0], [0, 0.65]]),
+        # where a class lies makes no difference: the second is the first, 7 further
+        ([[2, 0], [-2, 0], [9, 8], [5, 8], [7, 9], [7, 7]], [0, 0, 1, 1, 1, 1], 0, None),
+        ([[3, 1], [5, 2]], [0, 1], 0.1, [[1, 0], [0, 1]]),  # nothing is known of one example each
+    ],
+)
+def test_whitening_within_classes(vectors, truth, shrinkage, expected):
+    """``expected``: the covariance within classes that is whitened."""
+    vectors, truth = np.array(vectors, float), np.array(truth)
+    whiten = vlad._within(vectors, truth, shrinkage)
+    if expected is None:
+        means = np.array([[0, 0], [7, 8]])
+        spread = vectors - means[truth]
+        expected = spread.T @ spread / len(spread)
+    np.testing.assert_allclose(whiten.T @ np.array(expected) @ whiten, np.eye(2), atol=1e-9)
+
+
 def test_a_recipe_learns_hands_and_survives_the_file(reader, hands, tmp_path):
     network = model.whole_strips(len(hands.classes), reader, model.backbone(reader))
     vlad.fit(network, hands.train, hands.classes, reader, progress=False)
