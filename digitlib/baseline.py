@@ -79,9 +79,7 @@ def _network(n_classes: int, settings: Settings) -> tuple[keras.Model, keras.Mod
     inputs = [keras.Input((None, None, 128)), keras.Input((None, None, 1))]
     shape = settings.codebooks, settings.clusters, settings.components
     sums = vlad.Vlad(1, *shape, name="vlad_sift")(inputs)
-    vector = keras.layers.Dense(settings.whitened, name="whiten_sift")(sums)
-    unit = keras.layers.UnitNormalization()(vector)
-    logits = keras.layers.Dense(n_classes, name="logits_sift")(unit)
+    logits = vlad.labelled(sums, "sift", n_classes, settings)
     return keras.Model(inputs, logits), keras.Model(inputs, sums)
 
 

@@ -35,6 +35,7 @@ RANGES = {  # smallest and largest value that means something
     "contrast": (0, 0.99),
     "thickness": (0, 1),
     "width": (0.1, 2),
+    "trunks": (1, 16),
     "codebooks": (1, 64),
     "clusters": (2, 4096),
     "components": (2, 1024),
@@ -115,11 +116,13 @@ class Settings:
     patience: int = 5  # epochs without a better validation accuracy before training stops
     mixed_precision: bool = False  # float16 arithmetic, for GPUs
     # whole strips (pooling vlad)
+    trunks: int = 1  # backbones that phase 2 tunes, each from its own seed; all logits add up
+    untuned: bool = False  # one more backbone: as it was before phase 2
     vlad_layers: str = "block_3_expand_relu block_6_expand_relu"  # read at each, logits added
     codebooks: int = 4  # of each layer
     clusters: int = 32  # centres of a codebook
     components: int = 32  # that a local feature is whitened to
-    whitened: int = 256  # that a strip's VLAD vector is whitened to
+    whitened: int = 400  # principal components of a strip's VLAD vector that are whitened
     shrinkage: float = 0.01  # of the covariance within classes; 1: only that over all is whitened
     pen_change: float = 0.7  # px that the pen of further training examples is wider or narrower
     size_change: float = 0.07  # that they are larger or smaller
@@ -149,11 +152,14 @@ class Settings:
         if self.n_even > self.n_patches:
             raise Problem(f"N_EVEN ({self.n_even}) cannot exceed N_PATCHES ({self.n_patches})")
         vector = self.codebooks * self.clusters * self.components
-        if vector * self.whitened * len(self.vlad_layers.split()) > MOST_WEIGHTS:
+        layers = len(self.vlad_layers.split()) * (self.trunks + self.untuned)
+        if vector * self.whitened * layers > MOST_WEIGHTS:
             raise Problem(
                 f"CODEBOOKS x CLUSTERS x COMPONENTS ({vector}) x WHITENED x layers make more than "
                 f"{MOST_WEIGHTS:,} weights: lower one of them"
             )
+        if self.trunks + self.untuned > 1 and self.pooling != "vlad":
+            raise Problem("TRUNKS above 1 and UNTUNED need POOLING vlad")
         if not 32 <= self.input_size <= 1024:
             raise Problem(f"PATCH_SIZE x SCALE must be 32 to 1024 px, not {self.input_size}")
 

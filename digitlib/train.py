@@ -6,8 +6,9 @@ again, it goes on from the last whole epoch to the same result.
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ class Trained:
     """What training gives: the whole network, a row an epoch, and what it cost."""
 
     network: keras.Model
-    history: pd.DataFrame  # of COLUMNS
+    history: pd.DataFrame  # of COLUMNS, and trunk: which of several, from 1
     seconds: dict[str, float]  # wall time of strips, cached features, phase 1, phase 2, vlad
     n_patches: dict[str, int]  # patches that went through the backbone in each phase
 
@@ -225,29 +226,68 @@ def _cached_views(
     return np.concatenate(views)
 
 
+def _checkpoints(dataset: Dataset, settings: Settings, folder: Path) -> Checkpoints:
+    fingerprint = {
+        "settings": asdict(settings),
+        "pages": [[page.path.name, int(page.image.sum())] for page in dataset.train],
+    }
+    return Checkpoints(Path(folder), fingerprint)
+
+
 def train(dataset: Dataset, settings: Settings, folder: Path, progress: bool = True) -> Trained:
     """Train on ``dataset``'s pages. ``folder`` holds the checkpoints while it lasts.
 
     Phase 1 trains the head. With ``views`` the backbone runs once over each augmented view and the
     head learns from the cached features; without, every batch goes through the backbone, as in the
     original. Phase 2 trains the last ``tune_layers`` of the backbone too; BatchNorm stays frozen
-    at a ``norm_momentum`` of 1, as there.
+    at a ``norm_momentum`` of 1, as there. With pooling vlad there may be several ``trunks``, all
+    trained so, the next from the next seed; then VLAD and its SVMs are learnt.
     """
     classes = dataset.classes
     if len(classes) < 2:
         raise Problem(f"{dataset.folder}: one class only; there is nothing to tell apart")
     cv2.setNumThreads(1)  # OpenCV's threads and the network's fight over the cores
     model.keep_memory()
-    fingerprint = {
-        "settings": asdict(settings),
-        "pages": [[page.path.name, int(page.image.sum())] for page in dataset.train],
-    }
-    checkpoints = Checkpoints(Path(folder), fingerprint)
-    seconds, clock = {"features": 0.0}, time.perf_counter()
+    seconds, n_patches = Counter(), Counter()
+    networks, histories, unfinished = [], [], []
+    for trunk in range(settings.trunks):
+        own = replace(settings, seed=(settings.seed + trunk) % 2**32)
+        place = Path(folder) / f"trunk{trunk + 1}" if trunk else Path(folder)
+        checkpoints = _checkpoints(dataset, own, place)
+        networks.append(_tuned(dataset, own, checkpoints, seconds, n_patches, progress))
+        rows = pd.DataFrame(checkpoints.rows, columns=COLUMNS)
+        histories.append(rows.assign(trunk=trunk + 1))
+        unfinished.append(checkpoints)
+    trained = networks[0].whole
+    if settings.pooling == "vlad":
+        start = time.perf_counter()
+        cores = [network.backbone for network in networks]
+        cores += [model.build(len(classes), settings).backbone] if settings.untuned else []
+        trained = model.whole_strips(len(classes), settings, cores)
+        vlad.fit(trained, dataset.train, classes, settings, progress)
+        seconds["vlad"] = time.perf_counter() - start
+    for checkpoints in unfinished:
+        checkpoints.clear()
+    return Trained(trained, pd.concat(histories, ignore_index=True), dict(seconds), dict(n_patches))
+
+
+def _tuned(
+    dataset: Dataset,
+    settings: Settings,
+    checkpoints: Checkpoints,
+    seconds: Counter,
+    n_patches: Counter,
+    progress: bool,
+) -> model.Network:
+    """A network after both phases; what they cost is added to ``seconds`` and ``n_patches``."""
+    classes, clock = dataset.classes, time.perf_counter()
+    seconds["features"] += 0.0
 
     def lap(name: str) -> None:
         nonlocal clock
-        seconds[name], clock = time.perf_counter() - clock, time.perf_counter()
+        now = time.perf_counter()
+        seconds[name] += now - clock
+        clock = now
 
     training, held_out = strips.training_strips(dataset.train, settings, progress)
     number = {label: i for i, label in enumerate(classes)}
@@ -301,17 +341,10 @@ def train(dataset: Dataset, settings: Settings, folder: Path, progress: bool = T
             phase=2,
         )
     lap("phase 2")
-    trained = network.whole
-    if settings.pooling == "vlad":
-        trained = model.whole_strips(len(classes), settings, network.backbone)
-        vlad.fit(trained, dataset.train, classes, settings, progress)
-        lap("vlad")
-    history = pd.DataFrame(checkpoints.rows, columns=COLUMNS)
     # Counted from the history, so that a resumed run says the same.
     per_epoch = settings.steps * settings.batch_size + len(validation)
-    n_patches = {f"phase {phase}": len(checkpoints.of(phase)) * per_epoch for phase in (1, 2)}
+    counts = {phase: len(checkpoints.of(phase)) * per_epoch for phase in (1, 2)}
     if settings.views:
-        once = settings.views * settings.view_patches * len(training)
-        n_patches["phase 1"] = once + len(validation)
-    checkpoints.clear()
-    return Trained(trained, history, seconds, n_patches)
+        counts[1] = settings.views * settings.view_patches * len(training) + len(validation)
+    n_patches.update({f"phase {phase}": n for phase, n in counts.items()})
+    return network

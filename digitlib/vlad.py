@@ -6,6 +6,7 @@ to logits (n, classes), in one pass. Vectors of locally aggregated descriptors: 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import keras
@@ -24,6 +25,7 @@ from digitlib.strips import PAPER, enhance, ink, split_tops, strip_tops
 GRID = 32  # px: MobileNetV2's coarsest stride; inputs are padded to a multiple of it in height,
 WIDE = 256  # px: and of this in width, so that strips come in few sizes, each compiled once
 LEAST_INK = 0.02  # of a position's cell: less is an edge, or dust
+LEAST_KEPT = 64  # directions of a whitened VLAD vector, however few the classes
 LEARNT_FROM = 60_000  # local features that whitening and codebooks are learnt from
 LESS_TEXT = 3  # so much lower than a strip are further windows: one line where a strip has three
 PEN_SIGMA = 1.0  # px: blur that turns a step of the pen's edge into a slope
@@ -121,25 +123,59 @@ class Vlad(keras.layers.Layer):
         return self.normalised(ops.sum(self.rows(*inputs), axis=1))
 
 
-def whole_strips(core: keras.Model, n_classes: int, settings: Settings) -> keras.Model:
+@keras.saving.register_keras_serializable("digitlib")
+class Projection(keras.layers.Layer):
+    """(n, d) -> (n, ``size``): linear, its kernel kept in half precision: half the file."""
+
+    def __init__(self, size: int, **how) -> None:
+        super().__init__(**{"trainable": False, "dtype": "float32"} | how)
+        self.size = size
+
+    def get_config(self) -> dict:
+        return super().get_config() | {"size": self.size}
+
+    def build(self, shape) -> None:
+        how = {"dtype": "float16", "autocast": False, "name": "kernel"}
+        self.kernel = self.add_weight(shape=(shape[-1], self.size), **how)
+        self.bias = self.add_weight(shape=(self.size,), name="bias")
+
+    def compute_output_shape(self, shape) -> tuple:
+        return (*shape[:-1], self.size)
+
+    def call(self, vectors):
+        return ops.matmul(vectors, ops.cast(self.kernel, "float32")) + self.bias
+
+
+def labelled(vector: keras.KerasTensor, name: str, n_classes: int, settings: Settings) -> Any:
+    """Logits (n, classes) of one layer's VLAD vectors (n, d); `learn_labels` learns the weights."""
+    kept = min(settings.whitened, max(n_classes, LEAST_KEPT))
+    vector = Projection(kept, name=f"whiten_{name}")(vector)
+    vector = keras.layers.UnitNormalization(name=f"unit_{name}")(vector)
+    return keras.layers.Dense(n_classes, name=f"logits_{name}")(vector)
+
+
+def whole_strips(cores: Sequence[keras.Model], n_classes: int, settings: Settings) -> keras.Model:
     """Strips (n, h, w, 2) uint8 -> logits (n, classes): VLAD at each layer, whitened, and labelled.
 
-    ``core``: the backbone for any size of input; its outputs are a dictionary of layers. The
-    logits of the layers add up. All weights but the backbone's wait for `fit`.
+    ``cores``: backbones for any size of input; their outputs are dictionaries of layers. The
+    logits of all layers add up. All weights but the backbones' wait for `fit`.
     """
     strips = keras.Input((None, None, 2), name="strips")
     grey, writing = strips[..., :1], ops.cast(strips[..., 1:], "float32")
     grey = keras.layers.Rescaling(1 / 127.5, offset=-1)(grey)
-    maps = core(keras.layers.Concatenate()([grey] * 3))
+    grey = keras.layers.Concatenate()([grey] * 3)
+    maps, sides = {}, {}
+    for i, core in enumerate(cores):
+        own = f"_{i}" if i else ""
+        maps |= {name + own: features for name, features in core(grey).items()}
+        small = core.compute_output_shape((1, GRID, GRID, 3))
+        sides |= {name + own: side[1] for name, side in small.items()}
     shape = settings.codebooks, settings.clusters, settings.components
     logits = []
-    sides = core.compute_output_shape((1, GRID, GRID, 3))
     for name, features in maps.items():
-        stride = GRID // sides[name][1]
+        stride = GRID // sides[name]
         vector = Vlad(stride, *shape, name=f"vlad_{name}")([features, writing])
-        vector = keras.layers.Dense(settings.whitened, name=f"whiten_{name}")(vector)
-        vector = keras.layers.UnitNormalization(name=f"unit_{name}")(vector)
-        logits.append(keras.layers.Dense(n_classes, name=f"logits_{name}")(vector))
+        logits.append(labelled(vector, name, n_classes, settings))
     summed = keras.layers.Add()(logits) if len(logits) > 1 else logits[0]
     return keras.Model(strips, summed, name="digitlib")
 
@@ -212,7 +248,7 @@ def fit(
     settings: Settings,
     progress: bool = True,
 ) -> None:
-    """Learn everything in ``network`` (`whole_strips`) but the backbone, from ``pages``.
+    """Learn everything in ``network`` (`whole_strips`) but the backbones, from ``pages``.
 
     Examples: windows down each page and down its variations, of a strip's height and a third of it.
     A linear SVM, one class against the rest (scikit-learn's LinearSVC), on whitened VLAD vectors
@@ -245,27 +281,29 @@ def fit(
             centre = (np.arange(len(rows)) + 0.5) * layer.stride / settings.scale  # px of the page
             for top, bottom in sheet.windows:
                 window = rows[(top <= centre) & (centre < bottom)].sum(axis=0, keepdims=True)
-                vectors.append(np.asarray(layer.normalised(window))[0])
+                vectors.append(np.asarray(layer.normalised(window))[0].astype(np.float16))
     truth = np.array([classes.index(label) for label in labels])
     for layer, vectors in zip(layers, examples, strict=True):
         name = layer.name.removeprefix("vlad_")
-        learn_labels(network, name, np.stack(vectors), truth, settings)
+        learn_labels(network, name, np.stack(vectors).astype(np.float32), truth, settings)
 
 
 def _within(vectors: np.ndarray, truth: np.ndarray, shrinkage: float) -> np.ndarray:
     """(d, d): after it, (n, d) ``vectors`` of one class have unit variance in all directions.
 
     Of the covariance within classes a share of ``shrinkage`` is replaced by what it would be, were
-    all directions alike.
+    all directions alike. The first directions are those in which the classes' means differ most.
     """
     _, number = np.unique(truth, return_inverse=True)
     means = np.stack([vectors[number == k].mean(axis=0) for k in range(number.max() + 1)])
     spread = vectors - means[number]
-    if not spread.any():  # one example a class
-        return np.eye(vectors.shape[1])
-    covariance = shrunk_covariance(spread.T @ spread / len(spread), shrinkage)
-    variances, directions = np.linalg.eigh(covariance)
-    return directions / np.sqrt(np.maximum(variances, variances.max() * 1e-9))
+    whiten = np.eye(vectors.shape[1])
+    if spread.any():  # more than one example a class
+        covariance = shrunk_covariance(spread.T @ spread / len(spread), shrinkage)
+        variances, directions = np.linalg.eigh(covariance)
+        whiten = directions / np.sqrt(np.maximum(variances, variances.max() * 1e-9))
+    apart = (means - means.mean(axis=0)) @ whiten
+    return whiten @ np.linalg.svd(apart, full_matrices=True)[2].T
 
 
 def learn_labels(
@@ -273,18 +311,23 @@ def learn_labels(
 ) -> None:
     """Whitening and SVM of one layer's VLAD ``vectors`` (n, d); ``truth`` (n,) class numbers.
 
-    Whitened twice: to unit variance over all examples (PCA), then over those of one class (WCCN:
-    Hatch et al. 2006), so that what varies within a hand counts for less.
+    Whitened twice: to unit variance over all examples (PCA), then over those of one class, so that
+    what varies within a hand counts for less (WCCN: Hatch et al. 2006). Of the result, the
+    directions that tell classes apart are kept: Fisher's discriminants.
     """
-    kept = min(settings.whitened, len(vectors) - 1)
-    pca = PCA(kept, svd_solver="randomized", random_state=0).fit(vectors)
+    layer = network.get_layer(f"whiten_{name}")
+    pca = PCA(
+        min(settings.whitened, len(vectors) - 1, vectors.shape[1]),
+        svd_solver="randomized",
+        random_state=0,
+    ).fit(vectors)
     own = pca.components_.T / np.sqrt(np.maximum(pca.explained_variance_, 1e-12))
-    own = own @ _within(vectors @ own, truth, settings.shrinkage)
-    whiten = np.zeros((vectors.shape[1], settings.whitened), np.float32)
-    whiten[:, :kept] = own
-    network.get_layer(f"whiten_{name}").set_weights([whiten, -pca.mean_ @ whiten])
-    short = vectors @ whiten - pca.mean_ @ whiten
-    short /= np.linalg.norm(short, axis=1, keepdims=True)
+    own = (own @ _within(vectors @ own, truth, settings.shrinkage))[:, : layer.size]
+    whiten = np.zeros((vectors.shape[1], layer.size), np.float32)
+    whiten[:, : own.shape[1]] = own
+    layer.set_weights([whiten, -pca.mean_ @ whiten])
+    short = (vectors - pca.mean_) @ whiten
+    short /= np.maximum(np.linalg.norm(short, axis=1, keepdims=True), 1e-9)
     svm = LinearSVC(C=settings.svm_c, random_state=0).fit(short, truth)
     weights, bias = svm.coef_, svm.intercept_
     if len(weights) == 1:  # two classes: one boundary, seen from both sides

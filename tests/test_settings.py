@@ -55,7 +55,7 @@ PUBLISHED = {
     "slant": 0.0,
 }
 VLAD = (
-    "vlad_layers codebooks clusters components whitened pen_change size_change slant_change"
+    "trunks untuned vlad_layers codebooks clusters components whitened pen_change size_change slant_change"
     " shrinkage svm_c temperature"
 )
 
@@ -211,6 +211,12 @@ def test_changed_are_the_settings_that_differ(given, changed):
 )
 def test_input_size(patch_size, scale, size):
     assert Settings(patch_size=patch_size, scale=scale).input_size == size
+
+
+@pytest.mark.parametrize("several", [{"trunks": 2}, {"untuned": True}])
+def test_patches_are_labelled_by_one_trunk(several):
+    with pytest.raises(Problem, match="POOLING vlad"):
+        Settings(**several)
 
 
 def test_a_vlad_vector_that_no_memory_holds_is_refused():

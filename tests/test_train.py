@@ -277,6 +277,31 @@ def test_batchnorm_learns_where_its_momentum_is_below_1(digits, cached, tmp_path
     assert len(norms) >= 2
 
 
+def test_trunks_are_trained_each_from_its_own_seed_and_read_together(digits, cached, tmp_path):
+    """The first is what a training of one gives, the second what one from the next seed does."""
+    small = dataclasses.replace(
+        cached, pooling="vlad", codebooks=1, clusters=4, components=4, whitened=8,
+        pen_change=0.0, size_change=0.0, slant_change=0.0,
+        views=0, head_epochs=1, tune_epochs=1,
+    )  # fmt: skip
+    both = train.train(
+        digits, dataclasses.replace(small, trunks=2, untuned=True), tmp_path, progress=False
+    )
+    assert both.history[["trunk", "phase"]].values.tolist() == [[1, 1], [1, 2], [2, 1], [2, 2]]
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    trunks = [both.network.get_layer(f"trunk_{i}").get_weights() for i in range(3)]
+    ones = [
+        train.train(digits, dataclasses.replace(small, seed=seed), tmp_path, progress=False).network
+        for seed in (small.seed, small.seed + 1)
+    ]
+    ones = [network.get_layer("trunk_0").get_weights() for network in ones]
+    ones.append(train.model.build(len(digits.classes), small).backbone.get_weights())
+    for trunk, one in zip(trunks, ones, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(trunk, one, strict=True))
+    for other in trunks[1:]:
+        assert not all(np.array_equal(a, b) for a, b in zip(trunks[0], other, strict=True))
+
+
 def test_the_best_weights_are_restored(straight, digits, cached):
     trained, _ = straight
     images, labels = held_out(digits, cached)

@@ -27,7 +27,7 @@ def reader(tiny) -> Settings:
         codebooks=2,
         clusters=4,
         components=3,
-        whitened=8,
+        whitened=30,
         pen_change=0.0,
         size_change=0.0,
         slant_change=0.0,
@@ -150,8 +150,28 @@ def test_whitening_within_classes(vectors, truth, shrinkage, expected):
     np.testing.assert_allclose(whiten.T @ np.array(expected) @ whiten, np.eye(2), atol=1e-9)
 
 
+def test_the_first_directions_tell_classes_apart():
+    """Means 10 apart in y and 1 in x, the same spread in both: y comes first."""
+    square = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]], float)
+    vectors = np.concatenate([square, square + [1, 10]])
+    first = vlad._within(vectors, np.repeat([0, 1], 4), 0)[:, 0]
+    np.testing.assert_allclose(np.abs(first), np.array([1, 10]) / np.hypot(1, 10), atol=1e-9)
+
+
+def test_half_precision_hardly_moves_a_logit():
+    rng = np.random.default_rng(1)
+    layer = vlad.Projection(8)
+    layer.build((None, 1000))
+    kernel, vectors = rng.normal(0, 100, (1000, 8)), rng.normal(0, 0.03, (20, 1000))
+    layer.set_weights([kernel, np.zeros(8)])
+    exact = vectors @ kernel
+    found = np.asarray(layer(vectors.astype(np.float32)))
+    assert np.abs(found - exact).max() < 1e-3 * exact.std()
+
+
 def test_a_recipe_learns_hands_and_survives_the_file(reader, hands, tmp_path):
-    network = model.whole_strips(len(hands.classes), reader, model.backbone(reader))
+    core = model.build(len(hands.classes), reader).backbone  # drawn from the seed
+    network = model.whole_strips(len(hands.classes), reader, [core])
     vlad.fit(network, hands.train, hands.classes, reader, progress=False)
     votes = ensemble.votes(network, hands.test, reader, progress=False)
     result, probabilities = ensemble.evaluated(hands.test, votes, hands.classes, reader)
@@ -169,7 +189,7 @@ def test_fitting_is_a_function_of_the_seed(reader, hands):
     def weights(seed: int) -> list[np.ndarray]:
         settings = replace(reader, seed=seed)
         core = model.backbone(reader)
-        network = model.whole_strips(6, settings, _constant(core))
+        network = model.whole_strips(6, settings, [_constant(core)])
         vlad.fit(network, hands.train, hands.classes, settings, progress=False)
         return network.get_weights()
 
@@ -187,7 +207,7 @@ def _constant(core):
 
 def test_windows_add_up_to_what_one_pass_says(reader, hands):
     """A page that is one window gives the vector that the whole network sees."""
-    network = model.whole_strips(6, reader, model.backbone(reader))
+    network = model.whole_strips(6, reader, [model.backbone(reader)])
     vlad.fit(network, hands.train, hands.classes, reader, progress=False)
     image = vlad.network_input(hands.test[0].image, reader)[None]
     layer = next(item for item in network.layers if isinstance(item, vlad.Vlad))
@@ -198,7 +218,7 @@ def test_windows_add_up_to_what_one_pass_says(reader, hands):
 
 
 def test_padding_to_the_right_changes_nothing_but_the_edge(reader, hands):
-    network = model.whole_strips(6, reader, model.backbone(reader))
+    network = model.whole_strips(6, reader, [model.backbone(reader)])
     vlad.fit(network, hands.train, hands.classes, reader, progress=False)
     image = hands.test[0].image
     padded = cv2.copyMakeBorder(image, 0, 0, 0, 400, cv2.BORDER_CONSTANT, value=PAPER)
@@ -210,7 +230,7 @@ def test_padding_to_the_right_changes_nothing_but_the_edge(reader, hands):
 
 
 def test_a_blank_strip_gets_an_answer_and_no_nan(reader, hands):
-    network = model.whole_strips(6, reader, model.backbone(reader))
+    network = model.whole_strips(6, reader, [model.backbone(reader)])
     vlad.fit(network, hands.train, hands.classes, reader, progress=False)
     blank = replace(hands.test[0], image=np.full((300, 800), PAPER, np.uint8))
     vote = ensemble.vote(network, blank, reader)
@@ -219,7 +239,7 @@ def test_a_blank_strip_gets_an_answer_and_no_nan(reader, hands):
 
 def test_one_layer_alone_is_learnt(reader, hands):
     settings = replace(reader, vlad_layers="block_3_expand_relu")
-    network = model.whole_strips(6, settings, model.backbone(settings))
+    network = model.whole_strips(6, settings, [model.backbone(settings)])
     vlad.fit(network, hands.train, hands.classes, settings, progress=False)
     vote = ensemble.vote(network, hands.train[0], settings)
     assert hands.classes[int(vote.logits[0, 0].argmax())] == hands.train[0].label
@@ -232,7 +252,7 @@ def test_layers_that_cannot_be_read_are_named(reader, layers):
 
 
 def test_too_little_ink_says_so(reader, hands):
-    network = model.whole_strips(6, reader, model.backbone(reader))
+    network = model.whole_strips(6, reader, [model.backbone(reader)])
     blank = [replace(p, image=np.full((300, 300), PAPER, np.uint8)) for p in hands.train]
     with pytest.raises(Problem, match="CLUSTERS"):
         vlad.fit(network, blank, hands.classes, reader, progress=False)
@@ -240,7 +260,7 @@ def test_too_little_ink_says_so(reader, hands):
 
 def test_two_classes_have_two_logits(reader, hands):
     pages = [page for page in hands.train if page.label in hands.classes[:2]]
-    network = model.whole_strips(2, reader, model.backbone(reader))
+    network = model.whole_strips(2, reader, [model.backbone(reader)])
     vlad.fit(network, pages, hands.classes[:2], reader, progress=False)
     image = vlad.network_input(pages[0].image, reader)[None]
     logits = np.asarray(network.predict_on_batch(image))[0]
@@ -255,7 +275,7 @@ def test_real_lines_are_told_apart_without_any_training(reference):
     settings = Settings(
         dataset="reference", pooling="vlad", split="none", codebooks=1, clusters=16, pen_change=0.0
     )
-    network = model.whole_strips(5, settings, model.backbone(settings))
+    network = model.whole_strips(5, settings, [model.backbone(settings)])
     vlad.fit(network, fold.train, labels, settings, progress=False)
     votes = ensemble.votes(network, fold.test, settings, progress=False)
     result, _ = ensemble.evaluated(fold.test, votes, labels, settings)
