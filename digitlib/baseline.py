@@ -17,7 +17,7 @@ import pandas as pd
 from digitlib import Problem, evaluate, progress_bar, vlad
 from digitlib.dataset import Dataset, Page
 from digitlib.settings import Settings
-from digitlib.strips import enhance, strip_tops
+from digitlib.strips import enhance, first_lines, strip_tops
 
 LARGEST = 20.0  # px of the page: wider keypoints are gaps between words or lines, not strokes
 REACH = 5  # px of the input: a keypoint in the bend of a stroke lies beside the ink
@@ -91,6 +91,7 @@ def fit(
     Of the ``settings`` it heeds those of whole strips and of enhancement, scale, strip height and
     step, and seed. All rows train. Raises Problem for pages with too few keypoints.
     """
+    pages = [first_lines(page, settings.text) for page in pages]
     found = list(_keypoints_of(pages, settings, progress, "SIFT"))
     network, sums = _network(len(classes), settings)
     rng = np.random.default_rng([settings.seed, 600])

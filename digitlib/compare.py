@@ -38,6 +38,7 @@ class Systems:
     results: dict[str, pd.DataFrame]  # system -> (n_images, 3): filename, actual, predicted
     costs: dict[str, dict[str, Any]]  # training_seconds, seconds_per_image, device; None: not known
     skipped: list[str]  # "name: reason", a line each
+    learnt_from: dict[str, tuple[str, float]]  # run -> recipe, share of each page (setting TEXT)
 
 
 def gather(reports: Path, dataset: Dataset, run: str) -> Systems:
@@ -48,7 +49,7 @@ def gather(reports: Path, dataset: Dataset, run: str) -> Systems:
     """
     files = [f for n in list(TABLES)[:2] for f in reports.glob(f"[!.]*/{n}") if f.is_file()]
     files.sort(key=lambda file: (file.parent.name != run, -file.stat().st_mtime, str(file)))
-    systems = Systems({}, {}, [])
+    systems = Systems({}, {}, [], {})
     for file in [*dataset.folder.glob(PUBLISHED), *files]:
         try:
             if len(systems.results) >= MOST_SYSTEMS:
@@ -99,6 +100,10 @@ def _add(systems: Systems, file: Path, dataset: Dataset) -> None:
             "seconds_per_image": recorded(used, "numbers", "seconds_per_image"),
             "device": recorded(used, "device"),
         }
+        if not published:
+            recipe = read_json(file.parent / "run.json").get("profile", "?")
+            kind = f"{recipe} baseline" if used == "06_baselines" else recipe
+            systems.learnt_from[own] = kind, recorded(trained, "parameters", "text") or 1.0
 
 
 def _scores(table: pd.DataFrame, seed: int) -> dict[str, float]:
@@ -127,6 +132,19 @@ def comparisons(systems: Systems, run: str, seed: int = 1) -> pd.DataFrame:
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("system")
     table = table.rename(columns={"only_a": "only_other", "only_b": "only_run"})
     return table.sort_values("difference", kind="stable") if rows else table
+
+
+def by_training_text(systems: Systems, seed: int = 1) -> pd.DataFrame:
+    """Accuracy of recipes whose runs learnt from different shares of each page (setting TEXT).
+
+    Columns: recipe, text, then as `score_table`. Of runs alike the first in ``systems`` counts.
+    """
+    rows = {}
+    for name, learnt_from in systems.learnt_from.items():
+        rows.setdefault(learnt_from, _scores(systems.results[name], seed))
+    several = {recipe for recipe, text in rows if text < 1}
+    table = [{"recipe": r, "text": t} | row for (r, t), row in sorted(rows.items()) if r in several]
+    return pd.DataFrame(table)
 
 
 def missed(systems: Systems, names: Sequence[str]) -> pd.DataFrame:

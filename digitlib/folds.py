@@ -22,24 +22,15 @@ from digitlib import Problem, ensemble, evaluate, train, vlad, whole_file
 from digitlib.dataset import Dataset, Page
 from digitlib.parameters import Parameter, typed
 from digitlib.settings import RANGES, Settings
-from digitlib.strips import PAPER, RULED_LINE, ink
+from digitlib.strips import PAPER, REACH, RULED_LINE, between_lines, ink
 
 LEAST_ROWS = 60  # px: what is left of a page above or below a band is dropped if it is lower
-REACH = 45  # px, half a line's pitch: how far an edge may move to a row between two lines
 HELD_OUT = "as held out"  # the variant of a band in which nothing is changed
 CONTROLS = ERASED, OTHER = "writing erased", "other writing"
 CODE = "strips patches batches model vlad train ensemble evaluate folds"  # that results come from
 Images = dict[tuple[str, str], list[Page]]  # (variant, whole or third): what is labelled
 
 # --- Bands ------------------------------------------------------------------------------------
-
-
-def _between_lines(written: np.ndarray, row: int, reach: int) -> int:
-    """The row near ``row`` where the least is written; ``written``: pixels of ink in each row."""
-    low, high = max(0, row - reach), min(len(written), row + reach + 1)
-    smooth = np.convolve(written, np.ones(9) / 9, "same")[low:high]
-    near = np.abs(np.arange(low, high) - row)  # of rows alike the nearest
-    return low + int(np.lexsort((near, smooth))[0])
 
 
 def band(image: np.ndarray, fold: int, folds: int, height: int) -> tuple[int, int]:
@@ -54,9 +45,9 @@ def band(image: np.ndarray, fold: int, folds: int, height: int) -> tuple[int, in
     written = ink(image).sum(axis=1).astype(float)
     reach = min(REACH, height // 4)
     top = round(fold * (rows - height) / max(folds - 1, 1))
-    top = _between_lines(written, top, reach) if fold else 0
+    top = between_lines(written, top, reach) if fold else 0
     last = fold and fold == folds - 1
-    return top, rows if last else _between_lines(written, top + height, reach)
+    return top, rows if last else between_lines(written, top + height, reach)
 
 
 def room(rows: int, height: int) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import NullLocator, PercentFormatter
 
 from digitlib.dataset import Page
 from digitlib.pages import duration
@@ -113,6 +113,26 @@ def accuracy_by_text(table: pd.DataFrame) -> Figure:
     axis.set_xticks(range(len(parts)), ["all of it" if n == 1 else f"1/{n}" for n in parts])
     axis.set(xlabel="part of a test image that is read", ylabel="labelled right")
     axis.set_title("Accuracy by the amount of text (bars: 95 % over classes)")
+    axis.set_ylim(top=1.02)
+    axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    fig.legend(loc="outside lower center", ncols=3)
+    return fig
+
+
+@figure
+def accuracy_by_training_text(table: pd.DataFrame) -> Figure:
+    """Accuracy against the share of each page that was learnt from, a line a recipe, 95 %."""
+    fig, axis = plt.subplots(figsize=(0.8 * WIDTH, 3.8))
+    for i, (recipe, rows) in enumerate(table.groupby("recipe", sort=False)):
+        spread = [rows["accuracy"] - rows["accuracy_low"], rows["accuracy_high"] - rows["accuracy"]]
+        x = rows["text"] * (1 + 0.02 * i)  # beside each other, not upon
+        axis.errorbar(x, rows["accuracy"], spread, fmt="o-", capsize=3, label=shorten(recipe, 30))
+    shares = sorted(table["text"].unique())
+    axis.set_xscale("log")
+    axis.set_xticks(shares, [f"{share:.0%}" for share in shares])
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.set(xlabel="part of each page that was learnt from", ylabel="test images labelled right")
+    axis.set_title("Accuracy by the amount of text in training (bars: 95 % over classes)")
     axis.set_ylim(top=1.02)
     axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     fig.legend(loc="outside lower center", ncols=3)

@@ -21,6 +21,7 @@ MOST_WEIGHTS = 2**28  # of whitening VLAD vectors: a gigabyte
 RANGES = {  # smallest and largest value that means something
     "classes": (2, 10_000),
     "seed": (0, 2**32 - 1),  # what a SeedGenerator's state holds
+    "text": (0.01, 1),
     "clahe_clip": (0, 100),
     "clahe_tiles": (1, 64),
     "blur": (0, 31),
@@ -74,6 +75,7 @@ class Settings:
     dataset: str = "digits"  # digits, hands, reference, or a folder with train/ and test/
     classes: int = 70  # of a generated data set
     seed: int = 1  # of everything random
+    text: float = 1.0  # share of each page, from its top, that is learnt from
     # enhancement of a strip
     clahe_clip: float = 2.0  # CLAHE's clip limit; 0 leaves it out
     clahe_tiles: int = 8  # tiles each way

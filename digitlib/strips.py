@@ -5,7 +5,7 @@ training and validation.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import cv2
@@ -16,6 +16,7 @@ from digitlib.dataset import Page
 from digitlib.settings import Settings
 
 PAPER = 255
+REACH = 45  # px, half a line's pitch: how far an edge may move to a row between two lines
 RULED_LINE = 45  # px: no stroke of a letter runs level for so long, a ruled line does
 
 
@@ -87,6 +88,25 @@ def split_tops(height: int, settings: Settings) -> tuple[list[int], list[int]]:
             training.append(bottom - strip)
         return training, [bottom]
     return tops, tops
+
+
+def between_lines(written: np.ndarray, row: int, reach: int) -> int:
+    """The row near ``row`` where the least is written; ``written``: pixels of ink in each row."""
+    low, high = max(0, row - reach), min(len(written), row + reach + 1)
+    smooth = np.convolve(written, np.ones(9) / 9, "same")[low:high]
+    near = np.abs(np.arange(low, high) - row)  # of rows alike the nearest
+    return low + int(np.lexsort((near, smooth))[0])
+
+
+def first_lines(page: Page, share: float) -> Page:
+    """``page`` without what is written below ``share`` of its height, cut between two lines."""
+    rows = page.image.shape[0]
+    if share >= 1:
+        return page
+    wanted = max(1, round(share * rows))
+    written = ink(page.image).sum(axis=1).astype(float)
+    bottom = between_lines(written, wanted, min(REACH, wanted // 3))
+    return replace(page, image=page.image[:bottom])
 
 
 def shared_rows(training: list[int], validation: list[int], strip_height: int) -> float:

@@ -248,6 +248,8 @@ def train(dataset: Dataset, settings: Settings, folder: Path, progress: bool = T
         raise Problem(f"{dataset.folder}: one class only; there is nothing to tell apart")
     cv2.setNumThreads(1)  # OpenCV's threads and the network's fight over the cores
     model.keep_memory()
+    pages = [strips.first_lines(page, settings.text) for page in dataset.train]
+    dataset = replace(dataset, train=pages)
     seconds, n_patches = Counter(), Counter()
     networks, histories, unfinished = [], [], []
     for trunk in range(settings.trunks):

@@ -62,6 +62,32 @@ def test_scores_and_costs(home, dataset):
     assert read.loc["two"].tolist()[4:] == ["", "", ""]  # nothing recorded
 
 
+def test_less_text_to_learn_from(home, dataset):
+    """Two recipes with runs that learnt from less, and one without; the newest of two alike."""
+    runs = {
+        "all": ("best", None, "aabb"),  # of before there was TEXT: the whole page
+        "third": ("best", 0.3, "aabb"),
+        "line": ("best", 0.1, "abab"),
+        "plain": ("quick", 1.0, "aabb"),
+    }
+    for name, (profile, text, said) in runs.items():
+        learnt = {"parameters": {"text": text}} if text else {"parameters": {}}
+        write(home / "reports" / name, said, n3_training=learnt)
+        (home / "reports" / name / "run.json").write_text(json.dumps({"profile": profile}))
+    lower = {"parameters": {"text": 0.5}}
+    write(home / "reports" / "other", "aaaa", "baseline.csv", n6_baselines=lower)
+    (home / "reports" / "other" / "run.json").write_text(json.dumps({"profile": "best"}))
+    table = compare.by_training_text(compare.gather(home / "reports", dataset, "all"))
+    assert table[["recipe", "text", "n_correct"]].values.tolist() == [
+        ["best", 0.1, 2],
+        ["best", 0.3, 4],
+        ["best", 1.0, 4],
+        ["best baseline", 0.5, 2],
+    ]
+    axis = pictures_of_runs.accuracy_by_training_text(table).axes[0]
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["10%", "30%", "50%", "100%"]
+
+
 @pytest.mark.parametrize(
     ("names", "text", "reason"),
     [

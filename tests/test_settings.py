@@ -55,8 +55,8 @@ PUBLISHED = {
     "slant": 0.0,
 }
 VLAD = (
-    "trunks untuned vlad_layers codebooks clusters components whitened pen_change size_change slant_change"
-    " shrinkage svm_c temperature"
+    "text trunks untuned vlad_layers codebooks clusters components whitened pen_change size_change"
+    " slant_change shrinkage svm_c temperature"
 )
 
 
