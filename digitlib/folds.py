@@ -9,26 +9,23 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, fields, replace
-from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 
-from digitlib import Problem, ensemble, evaluate, train, vlad, whole_file
+from digitlib import Problem, ensemble, evaluate, train, whole_file
 from digitlib.dataset import Dataset, Page
 from digitlib.parameters import Parameter, typed
 from digitlib.settings import RANGES, Settings
-from digitlib.strips import PAPER, REACH, RULED_LINE, between_lines, ink
+from digitlib.strips import REACH, between_lines, ink
+from digitlib.variants import HELD_OUT, Images, part_of, perturbed, whole_and_thirds
 
 LEAST_ROWS = 60  # px: what is left of a page above or below a band is dropped if it is lower
-HELD_OUT = "as held out"  # the variant of a band in which nothing is changed
-CONTROLS = ERASED, OTHER = "writing erased", "other writing"
-CODE = "strips patches batches model vlad train ensemble evaluate folds"  # that results come from
-Images = dict[tuple[str, str], list[Page]]  # (variant, whole or third): what is labelled
+# The files that results come from:
+CODE = "strips patches batches model vlad train ensemble evaluate variants folds"
 
 # --- Bands ------------------------------------------------------------------------------------
 
@@ -55,11 +52,6 @@ def room(rows: int, height: int) -> int:
     return rows // max(height, 2 * LEAST_ROWS) if rows >= 1.25 * height + LEAST_ROWS else 0
 
 
-def _part(page: Page, top: int, bottom: int) -> Page:
-    name = f"{page.path.stem}_rows{top}-{bottom}{page.path.suffix}"
-    return replace(page, path=Path(page.path.with_name(name)), image=page.image[top:bottom])
-
-
 def held_out(dataset: Dataset, fold: int, folds: int, height: int = 300) -> Dataset:
     """``dataset``'s training pages without a band each, and the bands as test images.
 
@@ -71,88 +63,11 @@ def held_out(dataset: Dataset, fold: int, folds: int, height: int = 300) -> Data
             top, bottom = band(page.image, fold, folds, height)
         except Problem as problem:
             raise Problem(f"{page.path}: {problem}") from None
-        test.append(_part(page, top, bottom))
+        test.append(part_of(page, top, bottom))
         for first, last in (0, top), (bottom, page.image.shape[0]):
             if last - first >= LEAST_ROWS:
-                train.append(_part(page, first, last))
+                train.append(part_of(page, first, last))
     return replace(dataset, name=f"{dataset.name}-fold{fold}", train=train, test=test)
-
-
-# --- What else one band can show ----------------------------------------------------------------
-
-
-def parts(page: Page, n: int) -> list[Page]:
-    """``page`` cut into ``n`` bands of equal height, whatever is written there: less text each."""
-    rows = page.image.shape[0]
-    if not 1 <= n <= rows:
-        raise Problem(f"{page.path}: {rows} px cannot be cut into {n} bands")
-    edges = [round(i * rows / n) for i in range(n + 1)]
-    return [_part(page, top, bottom) for top, bottom in zip(edges, edges[1:], strict=False)]
-
-
-def as_by_another_pen(page: Page, width: float) -> Page:
-    """``page`` as a pen ``width`` px wider (below 0: narrower) would have written it."""
-    return replace(page, image=vlad.pen(page.image, width))
-
-
-def resized(page: Page, factor: float) -> Page:
-    """``page``, ``factor`` times as large; a scan in two grey levels stays one."""
-    return replace(page, image=vlad.resized(page.image, factor))
-
-
-def without_writing(page: Page) -> Page:
-    """The first control: all that is dark becomes paper, but ruled lines and the scan's edges.
-
-    Those are level runs of RULED_LINE px, and upright ones of three times that. Paper is the median
-    of 51 px around, so shadows stay; on a grainy grey scan a trace of the letters' shapes may, too.
-    """
-    _, dark = cv2.threshold(page.image, 0, 255, cv2.THRESH_BINARY_INV | cv2.THRESH_OTSU)
-    if page.image.min() == page.image.max():
-        return page
-    kept = np.zeros_like(dark)
-    for shape in (1, RULED_LINE), (3 * RULED_LINE, 1):
-        kept |= cv2.morphologyEx(dark, cv2.MORPH_OPEN, np.ones(shape, np.uint8))
-    gone = (cv2.dilate(dark & ~kept, np.ones((5, 5), np.uint8)) & ~kept) > 0
-    return replace(page, image=np.where(gone, cv2.medianBlur(page.image, 51), page.image))
-
-
-def with_other_writing(page: Page, other: Page) -> Page:
-    """The second control: ``other``'s ink on ``page`` without its own, at the same place on all.
-
-    For recipes that see nothing where there is no ink. Only paper, lines and edges tell such images
-    apart: about one of them in as many as there are classes may be labelled right.
-    """
-    writing = np.where(ink(other.image), other.image, PAPER).astype(np.uint8)
-    (have_h, have_w), (h, w) = writing.shape, page.image.shape
-    writing = np.tile(writing, (-(-h // have_h), -(-w // have_w)))[:h, :w]
-    return replace(page, image=np.minimum(without_writing(page).image, writing))
-
-
-VARIANTS: dict[str, Callable[[Page], Page]] = {
-    HELD_OUT: lambda page: page,
-    "thinner pen": partial(as_by_another_pen, width=-0.7),
-    "thicker pen": partial(as_by_another_pen, width=0.7),
-    "smaller": partial(resized, factor=0.95),
-    "larger": partial(resized, factor=1.05),
-}
-
-
-def whole_and_thirds(pages: list[Page], changes: Sequence[str] = (HELD_OUT,)) -> Images:
-    """``pages`` as they are, or in the ``changes`` of VARIANTS, and each in three bands."""
-    images = {}
-    for name in changes:
-        changed = [VARIANTS[name](page) for page in pages]
-        images[name, "whole"] = changed
-        images[name, "third"] = [third for page in changed for third in parts(page, 3)]
-    return images
-
-
-def perturbed(pages: list[Page]) -> Images:
-    """`whole_and_thirds` of all VARIANTS, and the two controls, with the first page's writing."""
-    return whole_and_thirds(pages, tuple(VARIANTS)) | {
-        (ERASED, "whole"): [without_writing(page) for page in pages],
-        (OTHER, "whole"): [with_other_writing(page, pages[0]) for page in pages],
-    }
 
 
 # --- Cross-validation -----------------------------------------------------------------------------

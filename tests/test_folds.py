@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
-from digitlib import Problem, ensemble, folds, model, pictures_of_folds, train, vlad
+from digitlib import Problem, ensemble, folds, model, pictures_of_folds, train, variants, vlad
 from digitlib.dataset import Dataset, Page
 from digitlib.evaluate import softmax
 from digitlib.strips import ink
@@ -137,7 +137,7 @@ def test_bands_of_a_real_page(reference):
 )
 def test_parts_are_all_of_the_page(n, heights):
     image = np.random.default_rng(1).integers(0, 256, (100, 40), np.uint8)
-    cut = folds.parts(page(image), n)
+    cut = variants.parts(page(image), n)
     assert [p.image.shape[0] for p in cut] == heights
     np.testing.assert_array_equal(np.concatenate([p.image for p in cut]), image)
     assert len({p.path for p in cut}) == n and {p.label for p in cut} == {"a"}
@@ -146,19 +146,19 @@ def test_parts_are_all_of_the_page(n, heights):
 @pytest.mark.parametrize("n", [0, -1, 101])
 def test_a_page_cannot_be_cut_into_no_or_blank_parts(n):
     with pytest.raises(Problem, match="cannot be cut"):
-        folds.parts(page(PAGE[:100]), n)
+        variants.parts(page(PAGE[:100]), n)
 
 
 def test_another_pen_and_another_size():
     one = page(written(120, range(40, 80, 90)))
     thin, same, thick = (
-        int((folds.as_by_another_pen(one, width).image < 128).sum()) for width in (-1.5, 0, 1.5)
+        int((variants.as_by_another_pen(one, width).image < 128).sum()) for width in (-1.5, 0, 1.5)
     )
     assert thin < same < thick
-    half = folds.resized(one, 0.5)
+    half = variants.resized(one, 0.5)
     assert half.image.shape == (60, 100) and half.image.dtype == np.uint8
     assert set(np.unique(half.image)) == {0, 255}  # as a scanner would have made it
-    grey = folds.resized(page(np.arange(200, dtype=np.uint8).reshape(10, 20)), 2)
+    grey = variants.resized(page(np.arange(200, dtype=np.uint8).reshape(10, 20)), 2)
     assert grey.image.shape == (20, 40) and len(np.unique(grey.image)) > 100
 
 
@@ -174,27 +174,27 @@ def ruled() -> np.ndarray:
 def test_without_writing_lines_and_edges_stay():
     expected = np.full((300, 200), 255, np.uint8)
     expected[200:203] = expected[:, 196:] = 0
-    erased = folds.without_writing(page(ruled()))
+    erased = variants.without_writing(page(ruled()))
     np.testing.assert_array_equal(erased.image, expected)
 
 
 def test_writing_is_erased_to_the_paper_around_it():
     shade = np.linspace(180, 240, 200).astype(np.uint8)  # darker to the left
     image = np.minimum(written(120, range(40, 80, 90)), shade)
-    erased = folds.without_writing(page(image)).image.astype(int)
+    erased = variants.without_writing(page(image)).image.astype(int)
     assert np.abs(erased - shade).max() <= 8
 
 
 @pytest.mark.parametrize("level", [0, 128, 255])
 def test_nothing_to_erase_on_a_blank_page(level):
     blank = page(np.full((80, 90), level, np.uint8))
-    assert (folds.without_writing(blank).image == level).all()
+    assert (variants.without_writing(blank).image == level).all()
 
 
 def test_other_writing_is_the_same_on_all():
     other = page(written(100, range(20, 90, 90), 150), "b")
     first, second = page(ruled(), "c"), page(np.full((250, 120), 255, np.uint8), "d")
-    one, two = (folds.with_other_writing(p, other) for p in (first, second))
+    one, two = (variants.with_other_writing(p, other) for p in (first, second))
     assert (one.label, two.label) == ("c", "d")
     mask = ink(other.image)
     np.testing.assert_array_equal(two.image[:100] == 0, mask[:, :120])
@@ -207,21 +207,21 @@ def test_other_writing_is_the_same_on_all():
 def test_erased_bands_of_real_pages_hold_no_ink(reference):
     for one in reference.train[:3]:
         band = replace(one, image=one.image[:300])
-        erased = folds.without_writing(band)
+        erased = variants.without_writing(band)
         assert ink(band.image).sum() > 5000 and ink(erased.image).mean() < 1e-3
         assert 0.002 < (erased.image < 128).mean() < 0.05  # the ruled lines
 
 
 def test_every_image_is_made_once_under_its_own_name():
     pages = [page(written(300, range(40, 280, 90)), label) for label in "ab"]
-    images = folds.perturbed(pages)
-    assert {v for v, _ in images} == {*folds.VARIANTS, *folds.CONTROLS}
+    images = variants.perturbed(pages)
+    assert {v for v, _ in images} == {*variants.VARIANTS, *variants.CONTROLS}
     for (_, part), made in images.items():
         assert len(made) == (6 if part == "third" else 2)
         assert len({p.path.name for p in made}) == len(made)
-    assert list(folds.whole_and_thirds(pages)) == [
-        (folds.HELD_OUT, "whole"),
-        (folds.HELD_OUT, "third"),
+    assert list(variants.whole_and_thirds(pages)) == [
+        (variants.HELD_OUT, "whole"),
+        (variants.HELD_OUT, "third"),
     ]
 
 
@@ -286,7 +286,7 @@ def test_safe_threshold(confidence, correct, threshold, coverage):
     assert folds.safe_threshold(confidence, correct) == pytest.approx((threshold, coverage))
 
 
-def answers(right: str, variant=folds.HELD_OUT, part="whole") -> pd.DataFrame:
+def answers(right: str, variant=variants.HELD_OUT, part="whole") -> pd.DataFrame:
     """One image of class a a letter; "." is wrong."""
     return pd.DataFrame(
         {
@@ -302,11 +302,11 @@ def answers(right: str, variant=folds.HELD_OUT, part="whole") -> pd.DataFrame:
 
 
 def test_summary_of_two_variants():
-    result = pd.concat([answers("xxx."), answers("..", folds.ERASED)], ignore_index=True)
+    result = pd.concat([answers("xxx."), answers("..", variants.ERASED)], ignore_index=True)
     first = (result["predicted"] == "a").to_numpy()
     odds = np.where(np.c_[first, ~first], 0.75, 0.25)
     table = folds.summary(result, odds, ["a", "b"])
-    assert table["variant"].tolist() == [folds.HELD_OUT, folds.ERASED]
+    assert table["variant"].tolist() == [variants.HELD_OUT, variants.ERASED]
     assert table["right"].tolist() == [3, 0] and table["accuracy"].tolist() == [0.75, 0]
     assert table.loc[0, "log_loss"] == pytest.approx(-(3 * math.log(0.75) + math.log(0.25)) / 4)
     assert table.loc[0, "temperature"] == pytest.approx(1)  # 75 % sure, 75 % right
@@ -370,7 +370,7 @@ def test_cross_validation_goes_on_after_a_kill(digits, quick, tmp_path, counted)
         made.append(len(pages))
         if len(made) == 2:
             raise KeyboardInterrupt
-        return folds.whole_and_thirds(pages)
+        return variants.whole_and_thirds(pages)
 
     images.__name__ = "whole_and_thirds"
     how = {"images": images, "progress": False}
@@ -394,7 +394,7 @@ def test_cross_validation_goes_on_after_a_kill(digits, quick, tmp_path, counted)
 def test_a_fold_of_other_settings_pages_or_images_is_done_again(
     digits, quick, tmp_path, counted, monkeypatch
 ):
-    how = {"run": 1, "progress": False, "images": folds.whole_and_thirds}
+    how = {"run": 1, "progress": False, "images": variants.whole_and_thirds}
     folds.cross_validate(digits, quick, 3, tmp_path, **how)
     folds.cross_validate(digits, quick, 3, tmp_path, **how)
     assert len(counted) == 1
@@ -433,7 +433,7 @@ def test_pages_too_low_are_refused_before_training(digits, quick, tmp_path, coun
 def test_ablation_compares_with_the_recipe_as_it_is(digits, quick, tmp_path):
     how = {"run": 1, "progress": False}
     base = folds.cross_validate(digits, quick, 3, tmp_path, **how)  # really trained, as the next
-    assert set(base[0]["variant"]) == {*folds.VARIANTS, *folds.CONTROLS}
+    assert set(base[0]["variant"]) == {*variants.VARIANTS, *variants.CONTROLS}
     recipes = folds.changes("HEAD_RATE=0; SEED=1", quick)
     table = folds.ablated(digits, quick, recipes, base, 3, tmp_path, **how)
     assert table.index.tolist() == ["as it is", "HEAD_RATE=0", "SEED=1"]
@@ -455,9 +455,9 @@ def test_a_recipe_that_masks_by_ink_labels_all_erased_bands_alike(digits, quick)
     core = model.build(3, settings).backbone
     network = model.whole_strips(3, settings, [core])
     vlad.fit(network, held.train, held.classes, settings, progress=False)
-    erased = [folds.without_writing(p) for p in held.test]
+    erased = [variants.without_writing(p) for p in held.test]
     ballots = ensemble.votes(network, erased, settings, progress=False)
     assert np.ptp(np.stack([b.logits for b in ballots]), axis=0).max() < 1e-5
-    pasted = [folds.with_other_writing(p, held.test[1]) for p in held.test]
+    pasted = [variants.with_other_writing(p, held.test[1]) for p in held.test]
     ballots = ensemble.votes(network, pasted, settings, progress=False)
     assert np.ptp(np.stack([b.logits for b in ballots]), axis=0).max() > 1e-5
