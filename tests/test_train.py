@@ -211,7 +211,7 @@ def held_out(digits: Dataset, settings) -> tuple[np.ndarray, np.ndarray]:
 
 def test_history_has_a_row_an_epoch(straight, cached):
     history = straight[0].history
-    columns = "phase epoch loss accuracy val_loss val_accuracy rate seconds"
+    columns = "trunk phase epoch loss accuracy val_loss val_accuracy rate seconds"
     assert set(history) == set(columns.split())
     assert history[["phase", "epoch"]].values.tolist() == [
         [phase, epoch] for phase in (1, 2) for epoch in (1, 2, 3)
