@@ -7,13 +7,11 @@ Out: tables: accuracy and cost, paired differences, missed images, accuracy by a
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import f1_score
 
 from digitlib import Problem, ensemble, evaluate, model
 from digitlib.dataset import GENERATED, Dataset, Page
@@ -68,9 +66,9 @@ def _printable(text: str) -> str:
     return text if text.isprintable() else ascii(text)[1:-1]
 
 
-def _recorded(folder: Path, notebook: str, *keys: str) -> Any:
-    """What a notebook left in metrics.json under ``keys``; None where there is nothing."""
-    value = read_json(folder / "metrics.json")
+def _recorded(metrics: dict, notebook: str, *keys: str) -> Any:
+    """What a notebook left in a run's metrics.json under ``keys``; None where there is nothing."""
+    value = metrics
     for key in ("notebooks", notebook, *keys):
         value = value.get(key) if isinstance(value, dict) else None
     return value
@@ -79,7 +77,8 @@ def _recorded(folder: Path, notebook: str, *keys: str) -> Any:
 def _add(systems: Systems, file: Path, dataset: Dataset) -> None:
     """Read ``file`` into ``systems``; raises Problem if its images are not ``dataset``'s."""
     table, keys = evaluate.read_result_csv(file), ["filename", "actual"]
-    (name, trained, used), recorded = TABLES[file.name], partial(_recorded, file.parent)
+    name, trained, used = TABLES[file.name]
+    recorded = partial(_recorded, read_json(file.parent / "metrics.json"))
     data = [recorded(used, "parameters", key) for key in ("dataset", "classes", "seed")]
     source = "-".join(map(str, data))  # generated data sets share their file names
     if data[0] in GENERATED and not f"{dataset.folder.name}-".startswith(f"{source}-"):
@@ -106,18 +105,10 @@ def _add(systems: Systems, file: Path, dataset: Dataset) -> None:
             systems.learnt_from[own] = kind, recorded(trained, "parameters", "text") or 1.0
 
 
-def _scores(table: pd.DataFrame, seed: int) -> dict[str, float]:
-    """As in `evaluate.scores`, which asks for probabilities too; the interval is over classes."""
-    right = evaluate.is_correct(table)
-    low, high = evaluate.accuracy_interval(right, table["actual"], seed)
-    f1 = f1_score(table["actual"], table["predicted"], average="macro", zero_division=0)
-    row = {"n_correct": int(right.sum()), "n": len(right), "accuracy": float(right.mean())}
-    return row | {"accuracy_low": low, "accuracy_high": high, "macro_f1": float(f1)}
-
-
 def score_table(systems: Systems, seed: int = 1) -> pd.DataFrame:
     """A row a system, best first: n_correct, n, accuracy, its 95 % ends, macro_f1 and the cost."""
-    rows = {n: _scores(t, seed) | systems.costs[n] for n, t in systems.results.items()}
+    rows = {name: evaluate.label_scores(table, seed) for name, table in systems.results.items()}
+    rows = {name: row | systems.costs[name] for name, row in rows.items()}
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("system")
     return table.sort_values("accuracy", ascending=False, kind="stable")
 
@@ -141,7 +132,7 @@ def by_training_text(systems: Systems, seed: int = 1) -> pd.DataFrame:
     """
     rows = {}
     for name, learnt_from in systems.learnt_from.items():
-        rows.setdefault(learnt_from, _scores(systems.results[name], seed))
+        rows.setdefault(learnt_from, evaluate.label_scores(systems.results[name], seed))
     several = {recipe for recipe, text in rows if text < 1}
     table = [{"recipe": r, "text": t} | row for (r, t), row in sorted(rows.items()) if r in several]
     return pd.DataFrame(table)
@@ -172,16 +163,19 @@ def pieces(page: Page, n: int) -> list[Page]:
 def by_text(runs: list[str], dataset: Dataset, parts: list[int], seed: int = 1) -> pd.DataFrame:
     """Accuracy of each run's model on the test images, each in n `pieces`, for n of ``parts``.
 
-    Columns: system, parts, then as `score_table`. A piece gets its share of the patches.
+    Columns: system, parts, then as `score_table`. A piece gets its share of the patches,
+    and keeps its size.
     """
     rows = []
-    for run, n in product(dict.fromkeys(runs), sorted(set(parts))):
-        cut = [piece for page in dataset.test for piece in pieces(page, n)]
-        network, classes, how = model.load(run_folder(run) / "model.keras")
-        used = _recorded(run_folder(run), "04_ensemble", "parameters") or {}
-        how = replace(how, **{key: used[key] for key in ENSEMBLE if key in used})
-        how = replace(how, n_patches=-(-how.n_patches // n), n_even=-(-how.n_even // n))
-        how = replace(how, fit_height=how.fit_height and n == 1)  # would enlarge a piece
-        table, _ = ensemble.evaluated(cut, ensemble.votes(network, cut, how), classes, how)
-        rows.append({"system": run, "parts": n} | _scores(table, seed))
+    for run in dict.fromkeys(runs):
+        network, classes, settings = model.load(run_folder(run) / "model.keras")
+        metrics = read_json(run_folder(run) / "metrics.json")
+        used = _recorded(metrics, "04_ensemble", "parameters") or {}
+        settings = replace(settings, **{key: used[key] for key in ENSEMBLE if key in used})
+        for n in sorted(set(parts)):
+            cut = [piece for page in dataset.test for piece in pieces(page, n)]
+            shares = {key: -(-getattr(settings, key) // n) for key in ("n_patches", "n_even")}
+            how = replace(settings, **shares, fit_height=settings.fit_height and n == 1)
+            table, _ = ensemble.evaluated(cut, ensemble.votes(network, cut, how), classes, how)
+            rows.append({"system": run, "parts": n} | evaluate.label_scores(table, seed))
     return pd.DataFrame(rows)

@@ -162,6 +162,21 @@ def accuracy_interval(
     return float(low), float(high)
 
 
+def label_scores(result: pd.DataFrame, seed: int = 1) -> dict[str, float]:
+    """Those of the headline numbers that labels alone give: n to accuracy_high, and macro_f1."""
+    right = is_correct(result)
+    low, high = accuracy_interval(right, result["actual"], seed)
+    macro_f1 = f1_score(result["actual"], result["predicted"], average="macro", zero_division=0)
+    return {
+        "n": len(right),
+        "n_correct": int(right.sum()),
+        "accuracy": float(right.mean()),
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "macro_f1": float(macro_f1),
+    }
+
+
 def scores(
     result: pd.DataFrame, probabilities: np.ndarray, classes: Sequence[str], seed: int = 1
 ) -> dict[str, float]:
@@ -171,25 +186,20 @@ def scores(
     test strip that nothing was taken for does not count. top5: share of images whose label is
     among the five likeliest (1 with five or fewer classes, unless a label is in none).
     """
-    right = is_correct(result)
+    by_label = label_scores(result, seed)
     order = np.argsort(-np.asarray(probabilities, dtype=float), axis=1, kind="stable")
     likeliest = np.asarray(classes, dtype=object)[order[:, :5]]
     if len(order) != len(result) or (likeliest[:, 0] != result["predicted"].to_numpy()).any():
         raise Problem("probabilities are not those of this result table: keep their rows together")
-    low, high = accuracy_interval(right, result["actual"], seed)
-    wilson_low, wilson_high = wilson_interval(right.sum(), len(right))
-    macro_f1 = f1_score(result["actual"], result["predicted"], average="macro", zero_division=0)
+    macro_f1 = by_label.pop("macro_f1")  # to stand after Wilson's interval
+    wilson_low, wilson_high = wilson_interval(by_label["n_correct"], by_label["n"])
     # scikit-learn's top_k_accuracy_score refuses labels outside ``classes``.
     top5 = (likeliest == result["actual"].to_numpy()[:, None]).any(axis=1).mean()
     return {
-        "n": len(right),
-        "n_correct": int(right.sum()),
-        "accuracy": float(right.mean()),
-        "accuracy_low": low,
-        "accuracy_high": high,
+        **by_label,
         "wilson_low": float(wilson_low),
         "wilson_high": float(wilson_high),
-        "macro_f1": float(macro_f1),
+        "macro_f1": macro_f1,
         "top5": float(top5),
     }
 

@@ -10,7 +10,7 @@ import json
 import logging
 import re
 from collections.abc import Callable
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -90,16 +90,12 @@ def cross_validate(
     while settings, pages and code are the same. Raises Problem for pages that are too low.
     """
     logging.getLogger("tensorflow").setLevel("ERROR")  # remarks on a network anew in every fold
+    code = b"".join(Path(__file__).with_name(f"{n}.py").read_bytes() for n in CODE.split())
+    made_by = {"images": images.__name__, "code": hashlib.sha256(code).hexdigest()}
     tables, odds = [], [np.zeros((0, len(dataset.classes)), np.float32)]
     for fold in range(folds if run is None else min(run, folds)):
         held, place = held_out(dataset, fold, folds, height), Path(folder) / f"fold{fold}"
-        code = b"".join(Path(__file__).with_name(f"{n}.py").read_bytes() for n in CODE.split())
-        fingerprint = {
-            "settings": asdict(settings),
-            "pages": [[p.path.name, int(p.image.sum())] for p in held.train + held.test],
-            "images": images.__name__,
-            "code": hashlib.sha256(code).hexdigest(),
-        }
+        fingerprint = train.fingerprint(held.train + held.test, settings) | made_by
         done = place / "done.json"  # written last
         if not done.exists() or json.loads(done.read_text("utf-8")) != fingerprint:
             done.unlink(missing_ok=True)

@@ -143,11 +143,10 @@ def whole_strips(
 
     Without ``cores`` the backbones are untrained; all else is, until `vlad.fit` has learnt it.
     """
-    readers = []
+    readers, layers = [], settings.vlad_layers.split()
     for i in range(len(cores) or settings.trunks + settings.untuned):
         within = read_at(_mobilenet(None, settings.width), settings.layer)
         names = [item.name for item in within.layers if "relu" in item.name]
-        layers = settings.vlad_layers.split()
         if not layers or not set(layers) <= set(names):
             raise Problem(
                 f"VLAD_LAYERS {settings.vlad_layers!r}: name layers of MobileNetV2 up to "

@@ -39,7 +39,7 @@ def _plain(axis: Axes, image: np.ndarray, title: str = "", **how) -> None:
     axis.set_title(title, fontsize=9)
 
 
-def _fitted(image: np.ndarray, height: int, width: int) -> np.ndarray:
+def fitted(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """The whole image, reduced or enlarged to fit ``height`` x ``width`` px, on white."""
     scale = min(height / image.shape[0], width / image.shape[1])
     size = [max(1, int(side * scale)) for side in image.shape[::-1]]
@@ -64,7 +64,7 @@ def contact_sheet(pages: Sequence[Page]) -> Figure:
     axis = fig.add_axes((0, 0, 1, sheet.shape[0] / dpi / fig.get_figheight()))  # a px for a px
     for i, page in enumerate(shown):
         y, x = i // columns * cell + caption, i % columns * (width + gap)
-        sheet[y : y + height, x : x + width] = _fitted(page.image, height, width)
+        sheet[y : y + height, x : x + width] = fitted(page.image, height, width)
         frame = Rectangle((x - 0.5, y - 0.5), width, height, fill=False, ec="#BBBBBB", lw=0.7)
         axis.add_patch(frame)
         axis.text(x, y - 3, shorten(page.label, width // 7), fontsize=9, va="bottom")

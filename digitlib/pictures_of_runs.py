@@ -3,19 +3,20 @@
 In: the tables that `compare` makes, and test images. Out: matplotlib Figures, in `pictures`' style.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import isfinite
 
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, PercentFormatter
 
 from digitlib.dataset import Page
 from digitlib.pages import duration
 from digitlib.pictures import NEUTRAL, RIGHT, STYLE, WIDTH, WRONG, figure, shorten
-from digitlib.pictures_of_pages import _fitted
+from digitlib.pictures_of_pages import fitted
 
 STRIP = (84, 420)  # px, height and width that a missed image is fitted into
 
@@ -84,7 +85,7 @@ def missed_images(missed: pd.DataFrame, pages: Mapping[str, Page], n: int = 10) 
         axis.text(place, head - 8, name, rotation=90, fontsize=8, ha="center", va="bottom")
     for i, (name, labels) in enumerate(shown.iterrows()):
         y, page = head + i * (height + caption + gap) + caption, pages[name]
-        sheet[y : y + height, :width] = _fitted(page.image, height, width)
+        sheet[y : y + height, :width] = fitted(page.image, height, width)
         axis.text(0, y - 3, f"{shorten(name, 40)}: class {shorten(page.label, 20)}", fontsize=9)
         for place, label in zip(x, labels, strict=True):
             if label == page.label:
@@ -101,20 +102,24 @@ def missed_images(missed: pd.DataFrame, pages: Mapping[str, Page], n: int = 10) 
     return fig
 
 
+def _accuracies(axis: Axes, x: Sequence[float], rows: pd.DataFrame, name: str) -> None:
+    """A line with its 95 % intervals."""
+    spread = [rows["accuracy"] - rows["accuracy_low"], rows["accuracy_high"] - rows["accuracy"]]
+    axis.errorbar(x, rows["accuracy"], spread, fmt="o-", capsize=3, label=shorten(name, 30))
+    axis.set_ylim(top=1.02)
+    axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+
+
 @figure
 def accuracy_by_text(table: pd.DataFrame) -> Figure:
     """Accuracy against the share of a test image that is read, a line a system, 95 % intervals."""
     fig, axis = plt.subplots(figsize=(0.8 * WIDTH, 3.8))
     parts = sorted(table["parts"].unique(), reverse=True)
     for i, (name, rows) in enumerate(table.sort_values("parts").groupby("system", sort=False)):
-        x = [parts.index(n) + 0.04 * i for n in rows["parts"]]
-        spread = [rows["accuracy"] - rows["accuracy_low"], rows["accuracy_high"] - rows["accuracy"]]
-        axis.errorbar(x, rows["accuracy"], spread, fmt="o-", capsize=3, label=shorten(name, 30))
+        _accuracies(axis, [parts.index(n) + 0.04 * i for n in rows["parts"]], rows, name)
     axis.set_xticks(range(len(parts)), ["all of it" if n == 1 else f"1/{n}" for n in parts])
     axis.set(xlabel="part of a test image that is read", ylabel="labelled right")
     axis.set_title("Accuracy by the amount of text (bars: 95 % over classes)")
-    axis.set_ylim(top=1.02)
-    axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     fig.legend(loc="outside lower center", ncols=3)
     return fig
 
@@ -124,16 +129,12 @@ def accuracy_by_training_text(table: pd.DataFrame) -> Figure:
     """Accuracy against the share of each page that was learnt from, a line a recipe, 95 %."""
     fig, axis = plt.subplots(figsize=(0.8 * WIDTH, 3.8))
     for i, (recipe, rows) in enumerate(table.groupby("recipe", sort=False)):
-        spread = [rows["accuracy"] - rows["accuracy_low"], rows["accuracy_high"] - rows["accuracy"]]
-        x = rows["text"] * (1 + 0.02 * i)  # beside each other, not upon
-        axis.errorbar(x, rows["accuracy"], spread, fmt="o-", capsize=3, label=shorten(recipe, 30))
+        _accuracies(axis, rows["text"] * (1 + 0.02 * i), rows, recipe)  # beside each other
     shares = sorted(table["text"].unique())
     axis.set_xscale("log")
     axis.set_xticks(shares, [f"{share:.0%}" for share in shares])
     axis.xaxis.set_minor_locator(NullLocator())
     axis.set(xlabel="part of each page that was learnt from", ylabel="test images labelled right")
     axis.set_title("Accuracy by the amount of text in training (bars: 95 % over classes)")
-    axis.set_ylim(top=1.02)
-    axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     fig.legend(loc="outside lower center", ncols=3)
     return fig

@@ -20,7 +20,7 @@ import pandas as pd
 
 from digitlib import Problem, model, patches, progress_bar, strips, vlad, whole_file
 from digitlib.batches import CachedFeatures, PatchStream
-from digitlib.dataset import Dataset
+from digitlib.dataset import Dataset, Page
 from digitlib.settings import Settings
 
 PLATEAU, FLOOR = 2, 1e-6  # the original halves the rate after 2 epochs without gain, down to 1e-6
@@ -226,12 +226,10 @@ def _cached_views(
     return np.concatenate(views)
 
 
-def _checkpoints(dataset: Dataset, settings: Settings, folder: Path) -> Checkpoints:
-    fingerprint = {
-        "settings": asdict(settings),
-        "pages": [[page.path.name, int(page.image.sum())] for page in dataset.train],
-    }
-    return Checkpoints(Path(folder), fingerprint)
+def fingerprint(pages: Sequence[Page], settings: Settings) -> dict:
+    """What says, ready for JSON, that a result is of these settings and these images."""
+    images = [[page.path.name, int(page.image.sum())] for page in pages]
+    return {"settings": asdict(settings), "pages": images}
 
 
 def train(dataset: Dataset, settings: Settings, folder: Path, progress: bool = True) -> Trained:
@@ -255,7 +253,7 @@ def train(dataset: Dataset, settings: Settings, folder: Path, progress: bool = T
     for trunk in range(settings.trunks):
         own = replace(settings, seed=(settings.seed + trunk) % 2**32)
         place = Path(folder) / f"trunk{trunk + 1}" if trunk else Path(folder)
-        checkpoints = _checkpoints(dataset, own, place)
+        checkpoints = Checkpoints(place, fingerprint(dataset.train, own))
         networks.append(_tuned(dataset, own, checkpoints, seconds, n_patches, progress))
         rows = pd.DataFrame(checkpoints.rows, columns=COLUMNS)
         histories.append(rows.assign(trunk=trunk + 1))
