@@ -16,8 +16,9 @@ import pandas as pd
 
 from digitlib import Problem, evaluate, progress_bar, vlad
 from digitlib.dataset import Dataset, Page
+from digitlib.results import softmax
 from digitlib.settings import Settings
-from digitlib.strips import enhance, first_lines, strip_tops
+from digitlib.strips import enhance, first_lines, network_input, strip_tops
 
 LARGEST = 20.0  # px of the page: wider keypoints are gaps between words or lines, not strokes
 REACH = 5  # px of the input: a keypoint in the bend of a stroke lies beside the ink
@@ -31,7 +32,7 @@ def keypoints(image: np.ndarray, settings: Settings) -> tuple[np.ndarray, np.nda
     to 1 each: `vlad.Vlad` takes their square roots, which makes them RootSIFT. SIFT: Lowe 2004.
     """
     scan = enhance(image, replace(settings, fit_height=False))
-    grey, writing = np.moveaxis(vlad.network_input(scan, settings), -1, 0)
+    grey, writing = np.moveaxis(network_input(scan, settings), -1, 0)
     near = cv2.dilate(writing, np.ones((REACH, REACH), np.uint8))
     found, descriptors = cv2.SIFT_create().detectAndCompute(np.ascontiguousarray(grey), near)
     places = np.array([(*point.pt, point.size) for point in found], np.float32).reshape(-1, 3)
@@ -71,7 +72,7 @@ class Baseline:
         for row, (_, descriptors) in zip(logits, found, strict=True):
             if len(descriptors):
                 row[:] = np.asarray(self.network.predict_on_batch(_batch(descriptors)))[0]
-        return evaluate.softmax(logits)
+        return softmax(logits)
 
 
 def _network(n_classes: int, settings: Settings) -> tuple[keras.Model, keras.Model]:

@@ -17,6 +17,7 @@ from digitlib import Problem, ensemble, evaluate, model
 from digitlib.dataset import GENERATED, Dataset, Page
 from digitlib.pages import read_json
 from digitlib.report import run_folder
+from digitlib.results import NUMBERS
 
 PUBLISHED = "published_predictions.csv"  # filename, actual, and a column of labels a system
 TABLES = {  # what a system is called, and who recorded what its training and labelling cost
@@ -88,7 +89,7 @@ def _add(systems: Systems, file: Path, dataset: Dataset) -> None:
     published = file.name == PUBLISHED
     if len(same) < len(truth) or (len(table) > len(same) and not published):
         raise Problem(f"other images: {len(same)} of its {len(table)} are among these {len(truth)}")
-    columns = [column for column in table if column not in (*keys, *evaluate.NUMBERS)]
+    columns = [column for column in table if column not in (*keys, *NUMBERS)]
     if not published and "predicted" not in columns:
         raise Problem("no column predicted")
     for column in columns[:MOST_SYSTEMS] if published else ["predicted"]:

@@ -13,9 +13,9 @@ import keras
 import numpy as np
 import pandas as pd
 
-from digitlib import Problem, evaluate, model, patches, progress_bar, strips, vlad
+from digitlib import evaluate, model, patches, progress_bar, strips
 from digitlib.dataset import Page, read_pages
-from digitlib.evaluate import softmax
+from digitlib.results import combine
 from digitlib.settings import Settings
 
 
@@ -29,30 +29,12 @@ class Votes:
     seconds: float  # from image in memory to logits
 
 
-def combine(logits: np.ndarray, how: str = "probabilities") -> np.ndarray:
-    """(n_strips, n_patches, classes) logits -> (classes,) float, which sum to 1.
-
-    Over the patches of a strip: the mean of their probabilities (the original's), the probabilities
-    of their mean logit, or each class's share of votes. Then the mean over strips.
-    """
-    if how == "probabilities":
-        per_strip = softmax(logits).mean(axis=1)
-    elif how == "logits":
-        per_strip = softmax(logits.mean(axis=1))
-    elif how == "vote":
-        winners = logits.argmax(axis=-1)
-        per_strip = (winners[..., None] == np.arange(logits.shape[-1])).mean(axis=1)
-    else:
-        raise Problem(f"COMBINE must be probabilities, logits or vote, not {how!r}")
-    return per_strip.mean(axis=0)
-
-
 def vote(network: keras.Model, page: Page, settings: Settings) -> Votes:
     """Cut the ensemble's patches from every strip of ``page`` and run the network on them."""
     start = time.perf_counter()
     if settings.pooling == "vlad":  # all of the image in one pass
         strip = strips.Strip(strips.enhance(page.image, settings), page.label, 0, page.path.name)
-        batch = vlad.network_input(strip.image, settings)[None]
+        batch = strips.network_input(strip.image, settings)[None]
         logits = np.asarray(network.predict_on_batch(batch))[None]
         centre = np.array([strip.image.shape[::-1]]) / 2
         return Votes([strip], [centre], logits, time.perf_counter() - start)

@@ -3,7 +3,6 @@
 In: a result table (one row a test image) and probabilities. Out: numbers, intervals, tables.
 """
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,11 +13,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
 from digitlib import Problem, whole_file
-
-NUMBERS = ("confidence", "n_strips", "n_patches", "seconds")  # result.csv's other columns are text
-# A spreadsheet runs a cell that begins like this as a formula (CWE-1236; the wide forms too), and
-# file names come from strangers. The apostrophe is in the list so that the mark can be taken off.
-FORMULA = r"^(?:\s*[=+\-@\uff0b\uff0d\uff1d\uff20]|[\t\r\n'])"
+from digitlib.results import FORMULA, NUMBERS, result_rows, write_rows
 
 
 def result_table(
@@ -28,60 +23,13 @@ def result_table(
     classes: Sequence[str],
     **columns: Sequence,
 ) -> pd.DataFrame:
-    """One row an image: filename, actual, predicted, confidence, ``columns`` (n_strips …), top5.
-
-    ``probabilities``: (n_images, n_classes), rows in the order of ``filenames``. Of equally likely
-    classes the first in ``classes`` is predicted. ``actual`` may be "" (not known) or a label that
-    is not in ``classes`` (never right, but counted). top5: labels, likeliest first, with blanks.
-    Raises Problem for no images, for lengths that disagree, and for what are not probabilities.
-    """
-    table = np.asarray(probabilities, dtype=float)
-    if not len(filenames):
-        raise Problem("no images to evaluate: give at least one test image")
-    if len(actual) != len(filenames) or table.shape != (len(filenames), len(classes)):
-        raise Problem(
-            f"{len(filenames)} file names, {len(actual)} labels, {len(classes)} classes do not fit"
-            f" probabilities of shape {table.shape}: pass a row an image, a column a class"
-        )
-    # 1 %: room for float16, and for a sum over many classes. NaN fails both comparisons.
-    sound = (table >= 0).all(axis=1) & (np.abs(table.sum(axis=1) - 1) <= 0.01)
-    if not sound.all():
-        raise Problem(
-            f"{filenames[int(np.argmin(sound))]}: its probabilities are not from 0 to 1 with sum 1;"
-            " if training diverged (NaN), lower the learning rate and train again"
-        )
-    order = np.argsort(-table, axis=1, kind="stable")[:, :5]
-    names = np.asarray(classes, dtype=object)
-    return pd.DataFrame(
-        {
-            "filename": list(filenames),
-            "actual": list(actual),
-            "predicted": names[order[:, 0]],
-            "confidence": np.minimum(table.max(axis=1), 1),
-            **columns,
-            "top5": [" ".join(row) for row in names[order]],
-        }
-    )
+    """`results.result_rows` as a table."""
+    return pd.DataFrame(result_rows(filenames, actual, probabilities, classes, **columns))
 
 
 def write_result_csv(result: pd.DataFrame, path: Path) -> None:
-    """Write a result table as UTF-8 CSV, whole or not at all; ``filename,actual,predicted`` first.
-
-    Text that a spreadsheet would run as a formula gets one apostrophe in front (as OWASP advises);
-    ``read_result_csv`` takes it off again, so a table survives the round trip exactly, and ordinary
-    names are written as they are. Numbers keep 9 digits, all that a float32 has.
-    """
-    first = ["filename", "actual", "predicted"]
-    table = result[first + [name for name in result if name not in first]].copy()
-    quoting = csv.QUOTE_MINIMAL
-    for name in table.columns.difference(NUMBERS):
-        text = table[name].astype(str)
-        if text.str.contains("\r").any():  # left bare by the csv module before Python 3.13
-            quoting = csv.QUOTE_ALL
-        table[name] = text.mask(text.str.contains(FORMULA), "'" + text)
-    with whole_file(path) as aside:  # surrogateescape: a file name need not be valid UTF-8
-        options = {"quoting": quoting, "float_format": "%.9g", "errors": "surrogateescape"}
-        table.to_csv(aside, index=False, **options)
+    """`results.write_rows` of a result table."""
+    write_rows(result.to_dict("records"), path)
 
 
 def read_result_csv(path: Path) -> pd.DataFrame:
@@ -113,12 +61,6 @@ def save_probabilities(probabilities: np.ndarray, folder: Path) -> None:
 def load_probabilities(folder: Path) -> np.ndarray:
     """What `save_probabilities` wrote: (n_images, classes) float32."""
     return np.load(folder / "probabilities.npy", allow_pickle=False)
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities of (…, classes) logits."""
-    exponent = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return exponent / exponent.sum(axis=-1, keepdims=True)
 
 
 def is_correct(result: pd.DataFrame) -> np.ndarray:

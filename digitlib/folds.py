@@ -19,6 +19,7 @@ import pandas as pd
 from digitlib import Problem, ensemble, evaluate, train, whole_file
 from digitlib.dataset import Dataset, Page
 from digitlib.parameters import Parameter, typed
+from digitlib.results import softmax
 from digitlib.settings import RANGES, Settings
 from digitlib.strips import REACH, between_lines, ink
 from digitlib.variants import HELD_OUT, Images, part_of, perturbed, whole_and_thirds
@@ -121,7 +122,7 @@ def cross_validate(
 
 def log_loss(logits: np.ndarray, truth: np.ndarray) -> float:
     """Mean of -log of the true class's probability; logits (n, classes), truth (n,) numbers."""
-    shares = evaluate.softmax(logits)[np.arange(len(truth)), truth]
+    shares = softmax(logits)[np.arange(len(truth)), truth]
     return float(0 - np.log(np.maximum(shares, 1e-12)).mean())  # 0, not -0, where all is sure
 
 
@@ -137,7 +138,7 @@ def temperature(logits: np.ndarray, truth: np.ndarray) -> float:
 
     def slope(factor: float) -> float:
         """Of the log loss against 1 / T."""
-        return float(((evaluate.softmax(logits * factor) * logits).sum(-1) - own).mean())
+        return float(((softmax(logits * factor) * logits).sum(-1) - own).mean())
 
     least, most = RANGES["temperature"]
     if not len(logits) or not np.ptp(logits, axis=-1).any():

@@ -15,7 +15,8 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 
-from digitlib.evaluate import is_correct, softmax, wilson_interval
+from digitlib.evaluate import is_correct, wilson_interval
+from digitlib.results import softmax
 
 WIDTH = 9.0  # inches; with the dpi below 765 px: a notebook's column
 # Okabe and Ito's palette, which colour-blind readers can tell apart: blue is right, orange wrong.

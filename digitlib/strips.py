@@ -16,6 +16,8 @@ from digitlib.dataset import Page
 from digitlib.settings import Settings
 
 PAPER = 255
+GRID = 32  # px: MobileNetV2's coarsest stride; inputs are padded to a multiple of it in height,
+WIDE = 256  # px: and of this in width, so that strips come in few sizes, each compiled once
 REACH = 45  # px, half a line's pitch: how far an edge may move to a row between two lines
 RULED_LINE = 45  # px: no stroke of a letter runs level for so long, a ruled line does
 
@@ -152,3 +154,12 @@ def ink(image: np.ndarray) -> np.ndarray:
     level = cv2.morphologyEx(dark, cv2.MORPH_OPEN, np.ones((1, RULED_LINE), np.uint8))
     ruled = cv2.dilate(level, np.ones((3, 3), np.uint8))
     return (dark & ~ruled) > 0
+
+
+def network_input(image: np.ndarray, settings: Settings) -> np.ndarray:
+    """(h, w) uint8 strip -> (h', w', 2) uint8: it and its ink, 0 to 255, at the network's scale."""
+    size = [max(1, round(side * settings.scale)) for side in image.shape[::-1]]
+    writing = ink(image).astype(np.uint8) * 255
+    grey, writing = (cv2.resize(i, size, interpolation=cv2.INTER_AREA) for i in (image, writing))
+    padding = ((0, -size[1] % GRID), (0, -size[0] % WIDE))
+    return np.stack([np.pad(grey, padding, constant_values=PAPER), np.pad(writing, padding)], -1)

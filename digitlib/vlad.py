@@ -20,24 +20,13 @@ from sklearn.svm import LinearSVC
 from digitlib import Problem, progress_bar
 from digitlib.dataset import Page
 from digitlib.settings import Settings
-from digitlib.strips import PAPER, enhance, ink, split_tops, strip_tops
+from digitlib.strips import GRID, PAPER, enhance, network_input, split_tops, strip_tops
 
-GRID = 32  # px: MobileNetV2's coarsest stride; inputs are padded to a multiple of it in height,
-WIDE = 256  # px: and of this in width, so that strips come in few sizes, each compiled once
 LEAST_INK = 0.02  # of a position's cell: less is an edge, or dust
 LEAST_KEPT = 64  # directions of a whitened VLAD vector, however few the classes
 LEARNT_FROM = 30_000  # local features that whitening and codebooks are learnt from
 LESS_TEXT = 3  # so much lower than a strip are further windows: one line where a strip has three
 PEN_SIGMA = 1.0  # px: blur that turns a step of the pen's edge into a slope
-
-
-def network_input(image: np.ndarray, settings: Settings) -> np.ndarray:
-    """(h, w) uint8 strip -> (h', w', 2) uint8: it and its ink, 0 to 255, at the network's scale."""
-    size = [max(1, round(side * settings.scale)) for side in image.shape[::-1]]
-    writing = ink(image).astype(np.uint8) * 255
-    grey, writing = (cv2.resize(i, size, interpolation=cv2.INTER_AREA) for i in (image, writing))
-    padding = ((0, -size[1] % GRID), (0, -size[0] % WIDE))
-    return np.stack([np.pad(grey, padding, constant_values=PAPER), np.pad(writing, padding)], -1)
 
 
 def pen(image: np.ndarray, width: float) -> np.ndarray:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from digitlib import Problem, ensemble, model, patches, strips
 from digitlib.dataset import Dataset
-from digitlib.ensemble import combine, softmax
+from digitlib.results import combine, softmax
 from digitlib.settings import Settings
 
 HALF, QUARTER = math.log(0.5), math.log(0.25)

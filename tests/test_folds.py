@@ -19,7 +19,7 @@ from scipy.optimize import minimize_scalar
 
 from digitlib import Problem, ensemble, folds, model, pictures_of_folds, train, variants, vlad
 from digitlib.dataset import Dataset, Page
-from digitlib.evaluate import softmax
+from digitlib.results import softmax
 from digitlib.strips import ink
 
 

@@ -18,8 +18,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from digitlib import Problem, ensemble, model, patches, strips, train
+from digitlib import Problem, model, patches, strips, train
 from digitlib.dataset import Dataset
+from digitlib.results import softmax
 from digitlib.train import Checkpoints, rate_and_stop
 
 # --- the plateau and the end --------------------------------------------------------------------
@@ -318,7 +319,7 @@ def smoothed_loss(logits: np.ndarray, labels: np.ndarray, smoothing: float) -> f
     """Mean cross-entropy; wanted: 1 - smoothing of the truth, and smoothing shared by all n."""
     wanted = np.full(logits.shape, smoothing / logits.shape[1])
     wanted[np.arange(len(labels)), labels] += 1 - smoothing
-    return float(-(wanted * np.log(ensemble.softmax(logits))).sum(axis=1).mean())
+    return float(-(wanted * np.log(softmax(logits))).sum(axis=1).mean())
 
 
 def test_a_rate_of_nothing_learns_nothing_and_stops(digits, cached, untrained, tmp_path):
@@ -361,6 +362,7 @@ from pathlib import Path
 from digitlib import batches, train
 from digitlib.dataset import load_dataset
 from digitlib.settings import Settings
+from digitlib.results import softmax
 
 data, folder, marker, settings, stop = sys.argv[1:]
 

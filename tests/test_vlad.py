@@ -11,7 +11,7 @@ import pytest
 
 from digitlib import Problem, ensemble, folds, model, vlad
 from digitlib.settings import Settings
-from digitlib.strips import PAPER
+from digitlib.strips import PAPER, network_input
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_a_cell_counts_as_ink_from_two_percent():
 def test_strips_are_padded_with_paper(shape, scale, expected, tiny):
     image = np.full(shape, 0, np.uint8)
     settings = replace(tiny, scale=scale, patch_size=round(32 / scale))
-    found = vlad.network_input(image, settings)
+    found = network_input(image, settings)
     assert found.shape == expected and found.dtype == np.uint8
     height, width = (max(1, round(side * scale)) for side in shape)
     assert (found[:height, :width, 0] == 0).all()
@@ -209,7 +209,7 @@ def test_windows_add_up_to_what_one_pass_says(reader, hands):
     """A page that is one window gives the vector that the whole network sees."""
     network = model.whole_strips(6, reader, [model.backbone(reader)])
     vlad.fit(network, hands.train, hands.classes, reader, progress=False)
-    image = vlad.network_input(hands.test[0].image, reader)[None]
+    image = network_input(hands.test[0].image, reader)[None]
     layer = next(item for item in network.layers if isinstance(item, vlad.Vlad))
     rows = layer.rows(*vlad.keras.Model(network.input, layer.input)(image))
     whole = vlad.keras.Model(network.input, layer.output)(image)
@@ -222,7 +222,7 @@ def test_padding_to_the_right_changes_nothing_but_the_edge(reader, hands):
     vlad.fit(network, hands.train, hands.classes, reader, progress=False)
     image = hands.test[0].image
     padded = cv2.copyMakeBorder(image, 0, 0, 0, 400, cv2.BORDER_CONSTANT, value=PAPER)
-    inputs = [vlad.network_input(item, reader)[None] for item in (image, padded)]
+    inputs = [network_input(item, reader)[None] for item in (image, padded)]
     assert inputs[0].shape != inputs[1].shape
     one, two = (np.asarray(network.predict_on_batch(item))[0] for item in inputs)
     assert one.argmax() == two.argmax()
@@ -262,7 +262,7 @@ def test_two_classes_have_two_logits(reader, hands):
     pages = [page for page in hands.train if page.label in hands.classes[:2]]
     network = model.whole_strips(2, reader, [model.backbone(reader)])
     vlad.fit(network, pages, hands.classes[:2], reader, progress=False)
-    image = vlad.network_input(pages[0].image, reader)[None]
+    image = network_input(pages[0].image, reader)[None]
     logits = np.asarray(network.predict_on_batch(image))[0]
     assert logits[0] == pytest.approx(-logits[1], abs=1e-4) and logits[0] > 0
 
