@@ -15,6 +15,7 @@ from pathlib import Path
 import digitlib
 from digitlib import Problem
 
+SHOWN = 40  # labels that `predict` prints; all are in its file
 EXAMPLES = """examples:
   python -m digitlib report                                  the quick profile on generated digits
   python -m digitlib report --dataset my_pages/              the same on your own images
@@ -94,13 +95,18 @@ def predict(args: argparse.Namespace) -> int:
     classes, _, about = read_card(model)
     known = about.get("data", f"{len(classes)} classes, {classes[0]} to {classes[-1]}")
     print(f"model: {args.model or DEFAULT} ({known})", file=sys.stderr)
-    with quiet_start():
-        from digitlib.ensemble import predict_files
+    from digitlib.predict import chosen, predict_files
 
-    result = predict_files(args.images, model, args.out)
-    columns = [c for c in ("filename", "predicted", "confidence") if c in result]
-    print(result[columns].to_string(index=False, max_rows=40))
-    print(f"{len(result)} images labelled in {args.out}", file=sys.stderr)
+    if chosen(args.engine, model) == "keras":
+        with quiet_start():
+            import keras  # noqa: F401
+
+    rows = predict_files(args.images, model, args.out, args.engine)
+    width = max(len(row["filename"]) for row in rows[:SHOWN])
+    for row in rows[:SHOWN]:
+        print(f"{row['filename']:<{width}}  {row['predicted']}  {row['confidence']:.3f}")
+    more = f", {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
+    print(f"{len(rows)} images labelled{more} in {args.out}", file=sys.stderr)
     return 0
 
 
@@ -199,6 +205,11 @@ def parser() -> argparse.ArgumentParser:
         "--model", help="one that `models` lists, a run in reports/, or a model.keras file"
     )
     sub.add_argument("--out", type=Path, default=Path("result.csv"), help="default: result.csv")
+    sub.add_argument(
+        "--engine", default="auto",
+        help="openvino (one pass over a strip), keras (every patch by itself), or auto: the first "
+        "that can",
+    )  # fmt: skip
 
     command(models, "List the models that come with digitlib, with what is known of each.")
 

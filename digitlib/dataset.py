@@ -86,25 +86,25 @@ def load_dataset(
         if hashes.get(path) in learnt:
             twin = _shown(learnt[hashes[path]])
             problems.append(f"{_shown(path)}: the same bytes as {twin}; remove one of the two")
-    _raise(problems, folder)
+    raise_all(problems, folder)
     entries = sum(1 for part in ("train", "test") for _ in (folder / part).iterdir())
     n = len(train)
     return Dataset(name, folder, pages[:n], pages[n:], ignored=entries - len(pages))
 
 
-def read_pages(paths: Iterable[str | Path], progress: bool = True) -> list[Page]:
-    """Read images given as files or folders of images; the label is "" where a name has none.
-
-    Raises Problem, naming all bad files at once, before anything is returned.
-    """
+def image_files(paths: Iterable[str | Path]) -> list[Path]:
+    """The images among ``paths``: files, and all that lie right in folders. Raises Problem."""
     files = []
     for path in map(Path, paths):
         files += _images(path) if path.is_dir() else [path]
     if not files:
         raise Problem("no images to read; name an image file or a folder of images")
-    pages, _, unreadable = _read_all(files, progress)
-    _raise(unreadable, "the images")
-    return pages
+    return files
+
+
+def read_page(path: Path) -> Page:
+    """One image as a Page; its label is "" where the name has none. Raises Problem."""
+    return _read(path)[0]
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -177,8 +177,8 @@ def _read_all(paths: list[Path], progress: bool) -> tuple[list[Page], dict[Path,
     return pages, hashes, problems
 
 
-def _raise(problems: list[str], where: Path | str) -> None:
-    """Raise one Problem for all that was found, if anything was."""
+def raise_all(problems: list[str], where: Path | str) -> None:
+    """Raise one Problem for all ``problems`` of the files in ``where``, if there are any."""
     if len(problems) == 1:
         raise Problem(problems[0])
     if problems:

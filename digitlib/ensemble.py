@@ -6,15 +6,14 @@ In: a trained network and images. Out: a row an image with its label and how sur
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import keras
 import numpy as np
 import pandas as pd
 
-from digitlib import evaluate, model, patches, progress_bar, strips
-from digitlib.dataset import Page, read_pages
+from digitlib import evaluate, patches, progress_bar, strips
+from digitlib.dataset import Page
 from digitlib.results import combine
 from digitlib.settings import Settings
 
@@ -117,15 +116,3 @@ def strips_compared(
         right = [label == page.label for label, (page, _) in zip(said, tall, strict=True)]
         rows[name] = {"images": len(tall), "right": sum(right)}
     return pd.DataFrame(rows).T.rename_axis("strip")
-
-
-def predict_files(
-    paths: Iterable[Path], model_path: Path, out: Path | None = None, progress: bool = True
-) -> pd.DataFrame:
-    """Label images (files, or folders of them) with a saved model; write ``out`` if given."""
-    network, classes, settings = model.load(model_path)
-    pages = read_pages(paths, progress)
-    table, _ = evaluated(pages, votes(network, pages, settings, progress), classes, settings)
-    if out:
-        evaluate.write_result_csv(table, out)
-    return table

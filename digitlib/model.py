@@ -15,7 +15,7 @@ from pathlib import Path
 
 import keras
 
-from digitlib import Problem, vlad, whole_file
+from digitlib import Problem, engine, vlad, whole_file
 from digitlib.settings import Settings
 from digitlib.shipped import CARD, read_card
 
@@ -159,6 +159,24 @@ def whole_strips(
     return vlad.whole_strips(readers, n_classes, settings)
 
 
+def one_pass(n_classes: int, settings: Settings) -> keras.Model:
+    """The network that labels windows of a whole strip, the backbone run once; untrained.
+
+    [strips (n, h, w, 1), windows (n, m, h', w')] -> logits (n, m, classes): a window says how much
+    each position of the feature map (h', w') counts. Its weights are those of `Network.whole`.
+    """
+    strips = keras.Input((None, None, 1), name="strips")
+    windows = keras.Input((None, None, None), name="windows")
+    patches = trunk(settings.input_size, settings.width, settings.layer)
+    # Not built for any size, but copied: its convolutions pad as they do on a patch.
+    core = keras.models.clone_model(patches, keras.Input((None, None, 3)))
+    scaled = keras.layers.Rescaling(1 / 127.5, offset=-1)(strips)
+    features = core(keras.layers.Concatenate()([scaled] * 3))
+    pooled = keras.ops.einsum("nmhw,nhwc->nmc", windows, features)
+    logits = keras.layers.Dense(n_classes, name="logits")(pooled)
+    return keras.Model([strips, windows], logits, name="one_pass")
+
+
 def shell(n_classes: int, settings: Settings) -> keras.Model:
     """The network that ``settings`` describe, untrained: what a saved model's weights fit."""
     if settings.pooling == "vlad":
@@ -194,8 +212,13 @@ def save(
         bare = shell(len(classes), settings)
         bare.set_weights(network.get_weights())
         bare.save(aside)
+        reader = bare if settings.pooling == "vlad" else one_pass(len(classes), settings)
+        side = trunk(vlad.GRID, settings.width, settings.layer).output_shape[1]
+        stride = vlad.GRID // side
+        members = engine.export(reader, engine.places(bare), stride) | {CARD: json.dumps(card)}
         with zipfile.ZipFile(aside, "a", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr(CARD, json.dumps(card))
+            for name, content in members.items():
+                archive.writestr(name, content)
     return path
 
 

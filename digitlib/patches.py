@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from digitlib.settings import Settings
-from digitlib.strips import Strip
+from digitlib.strips import GRID, Strip
 
 CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 
@@ -86,3 +86,34 @@ def cut_all(
     size = settings.input_size
     patches = [cut(strip, centre, settings, rng) for centre in centres]
     return np.array(patches, np.uint8).reshape(len(centres), size, size, 1)
+
+
+def windows(
+    strip: Strip, centres: np.ndarray, settings: Settings, stride: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The whole strip for the network, (h, w, 1) uint8, and the patches around ``centres`` on it.
+
+    Those are (n, h', w') float32: how much of a patch's mean each position of the feature map is,
+    a box that moves by fractions of one. ``stride``: px of the network's input from one position to
+    the next. What patches show beyond the strip is paper.
+    """
+    size, scale = settings.input_size, settings.scale
+    # As in `cut`: where a patch's first pixel lies, in pixels of the scaled strip.
+    first = (centres - 0.5) * scale + 0.5 - size / 2
+    start = np.minimum(np.floor(first.min(axis=0)), 0)
+    end = np.maximum(first.max(axis=0) + size, np.array(strip.image.shape[::-1]) * scale)
+    # The network's layers pad by whether their input is odd: as on a patch, if the rest is GRID's.
+    extra = np.ceil((end - start - size) / GRID).clip(0)
+    shape = size + GRID * extra.astype(int)
+    matrix = np.array([[scale, 0, -start[0]], [0, scale, -start[1]]])
+    how = {"flags": cv2.INTER_LINEAR, "borderValue": strip.paper}
+    image = cv2.warpAffine(strip.image, matrix, shape.tolist(), **how)
+    cells = -(-size // stride)
+    shares = []
+    for place, length in zip((first - start).T / stride, shape, strict=True):
+        cell = np.arange(-(-length // stride))
+        low = np.maximum(place[:, None], cell)
+        high = np.minimum(place[:, None] + cells, cell + 1)
+        shares.append((high - low).clip(0) / cells)
+    x, y = shares
+    return image[..., None], (y[:, :, None] * x[:, None, :]).astype(np.float32)

@@ -16,7 +16,7 @@ from PIL import Image
 
 import digitlib
 from digitlib import Problem
-from digitlib.dataset import _is_inverted, label_of, load_dataset, read_image, read_pages
+from digitlib.dataset import _is_inverted, image_files, label_of, load_dataset, read_image, read_page
 from digitlib.handwriting import folder_of
 
 # 40 px wide, 36 high: the left 10 columns hold ink (0), the right 10 grey (200), the rest paper.
@@ -136,7 +136,7 @@ GREY16 = GREY.astype(np.uint16) * 257
 def test_every_colour_type_and_depth(tmp_path, name, write, expected, off):
     write(tmp_path / name)
     read = read_image(tmp_path / name)
-    assert not read_pages([tmp_path / name], progress=False)[0].inverted  # it is right as read
+    assert not read_page(tmp_path / name).inverted  # it is right as read
     assert (read.dtype, read.shape) == (np.uint8, expected.shape)
     assert read.flags.c_contiguous
     assert np.abs(read.astype(int) - expected).max() <= off
@@ -239,7 +239,7 @@ def in_shadow() -> np.ndarray:
 def test_inverted_scans(tmp_path, scan, expected):
     assert _is_inverted(scan) == expected
     Image.fromarray(scan).save(tmp_path / "a_1.png")
-    (page,) = read_pages([tmp_path / "a_1.png"], progress=False)
+    page = read_page(tmp_path / "a_1.png")
     assert page.inverted == expected
     assert np.array_equal(page.image, 255 - scan if expected else scan)
 
@@ -365,9 +365,9 @@ def test_many_problems_are_counted(folder):
     assert (len(lines), lines[0][-11:], lines[-1].strip()) == (12, "13 problems", "and 3 more")
 
 
-def test_read_pages_takes_files_and_folders(folder):
+def test_image_files_takes_files_and_folders(folder):
     put(folder / "unknown.png", 90)
-    pages = read_pages([folder / "unknown.png", str(folder / "test")], progress=False)
+    pages = map(read_page, image_files([folder / "unknown.png", str(folder / "test")]))
     assert [(page.path.name, page.label) for page in pages] == [
         ("unknown.png", ""),  # no label in the name: fine where nothing is learnt from it
         ("a_2.png", "a"),
@@ -383,10 +383,10 @@ def test_read_pages_takes_files_and_folders(folder):
         (["empty"], "empty: holds no images"),
     ],
 )
-def test_read_pages_refuses(tmp_path, paths, complaint):
+def test_images_are_refused(tmp_path, paths, complaint):
     (tmp_path / "empty").mkdir()
     with pytest.raises(Problem, match=complaint):
-        read_pages([tmp_path / path for path in paths], progress=False)
+        [read_page(file) for file in image_files(tmp_path / path for path in paths)]
 
 
 def test_reference_without_data_names_both_cures(tmp_path, monkeypatch):

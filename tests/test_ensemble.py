@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from digitlib import Problem, ensemble, model, patches, strips
 from digitlib.dataset import Dataset
+from digitlib.predict import predict_files
 from digitlib.results import combine, softmax
 from digitlib.settings import Settings
 
@@ -163,11 +164,16 @@ def saved(network, digits, tiny, tmp_path_factory):
     return model.save(network.whole, digits.classes, tiny, path)
 
 
+def labelled(files, path, out=None):
+    """`predict_files` patch by patch, which is what all else must agree with."""
+    return pd.DataFrame(predict_files(files, path, out, engine="keras", progress=False))
+
+
 def test_predict_files_with_a_model_alone(saved, ballots, digits, digits_folder, tiny, tmp_path):
     """No training data, no settings but those in the model: the same labels and probabilities."""
     out = tmp_path / "result.csv"
     given = [digits_folder / "test" / "03_3.png", digits_folder / "test"]
-    table = ensemble.predict_files(given, saved, out, progress=False)
+    table = labelled(given, saved, out)
     wanted, _ = ensemble.evaluated(digits.test, ballots, digits.classes, tiny)
     assert table["filename"].tolist() == ["03_3.png", *wanted["filename"]]
     for column in "predicted", "top5", "n_strips", "n_patches":
@@ -180,7 +186,7 @@ def test_predict_files_with_a_model_alone(saved, ballots, digits, digits_folder,
 
 def test_predict_files_takes_an_image_without_a_label(saved, digits, tmp_path):
     cv2.imwrite(str(tmp_path / "scan.png"), digits.test[0].image)
-    table = ensemble.predict_files([tmp_path / "scan.png"], saved, progress=False)
+    table = labelled([tmp_path / "scan.png"], saved)
     assert table["actual"].tolist() == [""] and table["predicted"][0] in digits.classes
     assert [path.name for path in tmp_path.iterdir()] == ["scan.png"]  # nothing written unasked
 
@@ -192,7 +198,7 @@ def test_images_of_other_sizes_are_labelled(saved, tmp_path):
         if name != "b":
             cv2.line(image, (5, 5), (shape[1] - 5, 25), 0, 3)
         cv2.imwrite(str(tmp_path / f"{name}.png"), image)
-    table = ensemble.predict_files([tmp_path], saved, progress=False).set_index("filename")
+    table = labelled([tmp_path], saved).set_index("filename")
     assert table["n_strips"].to_dict() == {"b.png": 1, "n.png": 2, "p.png": 2, "s.png": 1}
     assert table["confidence"].between(1 / 3 - 1e-6, 1).all()
 
@@ -222,7 +228,7 @@ def test_real_scans_from_page_to_table(reference, tmp_path):
     assert trained.n_patches["phase 1"] == 10 * 7 * len(labels) + 15 * len(labels)
     path = model.save(trained.network, three.classes, settings, tmp_path / "model.keras")
     files = [page.path for page in three.test]
-    table = ensemble.predict_files(files, path, tmp_path / "result.csv", progress=False)
+    table = labelled(files, path, tmp_path / "result.csv")
     assert table["actual"].tolist() == table["filename"].str[:2].tolist() == labels
     assert set(table["predicted"]) <= set(labels) and (table["n_patches"] == 10).all()
     votes = ensemble.votes(trained.network, three.test, settings, progress=False)

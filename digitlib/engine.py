@@ -1,0 +1,149 @@
+"""The engine: a saved model's graph in OpenVINO, which labels without Keras and TensorFlow.
+
+In: a model file that holds its graph; `export` makes it when the file is written. Out: logits. The
+graph holds no weights: they are read from the model file, where there is only one copy of them.
+"""
+
+import io
+import json
+import tempfile
+import threading
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from digitlib import Problem
+
+if TYPE_CHECKING:
+    import keras
+
+WEIGHTS = "model.weights.h5"  # the member of a .keras file that Keras keeps the weights in
+GRAPH, CONSTANTS = "engine.xml", "engine.bin"  # those that `export` makes
+ABOUT = "engine.json"  # where in WEIGHTS each of the graph's weights is, and more
+MOST_GRAPH = 2**26  # bytes of the graph, unpacked
+MOST_WEIGHTS = 2**30  # bytes of all weights
+
+
+def places(network: "keras.Model") -> list[str]:
+    """Where in WEIGHTS Keras puts each of ``network.weights``. Overwrites them, to see it."""
+    import h5py
+
+    network.set_weights([np.full(item.shape, i) for i, item in enumerate(network.weights)])
+    found = {}
+
+    def see(name: str, item: h5py.HLObject) -> None:
+        if isinstance(item, h5py.Dataset) and item.dtype.kind == "f":
+            found[int(item[()].flat[0])] = name
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / WEIGHTS
+        network.save_weights(file)
+        with h5py.File(file) as weights:
+            weights.visititems(see)
+    return [found[i] for i in range(len(network.weights))]
+
+
+def export(reader: "keras.Model", where: Sequence[str], stride: int) -> dict[str, bytes]:
+    """The members of ``reader``'s model file that `Engine` needs; none where OpenVINO is not.
+
+    ``where``: the `places` of ``reader.weights``; ``stride``: of its feature map, px. OpenVINO
+    reads TensorFlow's graphs, so another backend exports nothing.
+    """
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        return {}
+    try:
+        import openvino
+    except ImportError:
+        return {}
+    import tensorflow as tf
+
+    trainable, others = reader.trainable_variables, reader.non_trainable_variables
+    number = {item.path: i for i, item in enumerate(reader.weights)}
+    order = [where[number[item.path]] for item in [*trainable, *others]]
+    n_inputs, n_trainable = len(reader.inputs), len(trainable)
+
+    def logits(*values: tf.Tensor) -> tf.Tensor:
+        inputs, weights = list(values[:n_inputs]), values[n_inputs:]
+        split = weights[:n_trainable], weights[n_trainable:]
+        inputs = inputs if n_inputs > 1 else inputs[0]
+        return reader.stateless_call(*split, inputs, training=False)[0]
+
+    specs = [tf.TensorSpec(item.shape, item.dtype, name=item.name) for item in reader.inputs]
+    for i, item in enumerate([*trainable, *others]):
+        specs.append(tf.TensorSpec(item.shape, item.dtype, name=f"weight{i}"))
+    graph = openvino.convert_model(tf.function(logits, input_signature=specs))
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / name for name in (GRAPH, CONSTANTS)]
+        openvino.serialize(graph, *map(str, files))
+        members = {file.name: file.read_bytes() for file in files}
+    return members | {ABOUT: json.dumps({"places": order, "stride": stride}).encode()}
+
+
+def has_graph(path: Path) -> bool:
+    """Whether the model file ``path`` holds what `Engine` needs."""
+    with zipfile.ZipFile(path) as archive:
+        return {GRAPH, CONSTANTS, ABOUT} <= set(archive.namelist())
+
+
+def _members(path: Path) -> tuple[bytes, bytes, dict, io.BytesIO]:
+    """Graph, constants, what is known about them, and the weights; raises Problem."""
+    if not has_graph(path):
+        raise Problem(f"{path}: holds no graph for OpenVINO; predict with --engine keras")
+    with zipfile.ZipFile(path) as archive:
+        own = [archive.getinfo(name) for name in (GRAPH, CONSTANTS, ABOUT)]
+        if sum(item.file_size for item in own) > MOST_GRAPH:
+            raise Problem(
+                f"{path}: its graph has more than {MOST_GRAPH >> 20} MiB; predict with "
+                "--engine keras"
+            )
+        graph, constants, about = (archive.read(item) for item in own)
+        return graph, constants, json.loads(about), io.BytesIO(archive.read(WEIGHTS))
+
+
+class Engine:
+    """A model's graph, compiled for this processor; may be called from several threads at once.
+
+    ``streams``: how many calls run side by side; one call has all cores if it is 1.
+    """
+
+    def __init__(self, path: Path, streams: int = 1) -> None:
+        """Raises Problem if ``path`` holds no graph or a damaged one; ImportError: no OpenVINO."""
+        import h5py
+        import openvino
+        from openvino import opset13
+
+        core = openvino.Core()
+        graph, constants, about, weights = _members(path)
+        where, self.stride = about["places"], int(about["stride"])
+        network, left = core.read_model(graph, constants), MOST_WEIGHTS
+        with h5py.File(weights) as file:
+            for parameter in network.get_parameters():
+                name = parameter.output(0).get_any_name()
+                if not name.startswith("weight"):
+                    continue
+                value = file[where[int(name.removeprefix("weight"))]]
+                left -= value.nbytes
+                if value.shape != tuple(parameter.shape) or left < 0:
+                    raise Problem(f"{path}: its weights do not fit its graph")
+                constant = opset13.constant(value[()])
+                for target in parameter.output(0).get_target_inputs():
+                    target.replace_source_output(constant.output(0))
+                network.remove_parameter(parameter)
+        how = {"PERFORMANCE_HINT": "THROUGHPUT" if streams > 1 else "LATENCY"}
+        if streams > 1:
+            how["NUM_STREAMS"] = str(streams)
+        if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            how["INFERENCE_PRECISION_HINT"] = "bf16"
+        self.compiled = core.compile_model(network, "CPU", how)
+        self.own = threading.local()
+
+    def __call__(self, *inputs: np.ndarray) -> np.ndarray:
+        """Logits, float32, of ``inputs`` as the network has them."""
+        if not hasattr(self.own, "request"):
+            self.own.request = self.compiled.create_infer_request()
+        return self.own.request.infer(dict(enumerate(inputs)))[0].copy()
