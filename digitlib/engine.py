@@ -6,12 +6,14 @@ graph holds no weights: they are read from the model file, where there is only o
 
 import io
 import json
+import sys
 import tempfile
 import threading
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,6 +27,14 @@ GRAPH, CONSTANTS = "engine.xml", "engine.bin"  # those that `export` makes
 ABOUT = "engine.json"  # where in WEIGHTS each of the graph's weights is, and more
 MOST_GRAPH = 2**26  # bytes of the graph, unpacked
 MOST_WEIGHTS = 2**30  # bytes of all weights
+
+
+def _openvino() -> ModuleType:
+    """OpenVINO, without its companion that would tell its makers over the network of each use."""
+    sys.modules.setdefault("openvino_telemetry", None)
+    import openvino
+
+    return openvino
 
 
 def places(network: "keras.Model") -> list[str]:
@@ -57,7 +67,7 @@ def export(reader: "keras.Model", where: Sequence[str], stride: int) -> dict[str
     if keras.backend.backend() != "tensorflow":
         return {}
     try:
-        import openvino
+        openvino = _openvino()
     except ImportError:
         return {}
     import tensorflow as tf
@@ -105,40 +115,56 @@ def _members(path: Path) -> tuple[bytes, bytes, dict, io.BytesIO]:
         return graph, constants, json.loads(about), io.BytesIO(archive.read(WEIGHTS))
 
 
+def _bound(core: Any, path: Path) -> tuple[Any, int]:
+    """(the graph in ``path`` with the weights of that file as constants, its stride)."""
+    import h5py
+    from openvino import opset13
+
+    graph, constants, about, weights = _members(path)
+    network, left = core.read_model(graph, constants), MOST_WEIGHTS
+    with h5py.File(weights) as file:
+        for parameter in network.get_parameters():
+            name = parameter.output(0).get_any_name()
+            if not name.startswith("weight"):
+                continue
+            value = file[about["places"][int(name.removeprefix("weight"))]]
+            left -= value.nbytes
+            if value.shape != tuple(parameter.shape) or left < 0:
+                raise Problem(f"{path}: its weights do not fit its graph; use --engine keras")
+            constant = opset13.constant(value[()])
+            for target in parameter.output(0).get_target_inputs():
+                target.replace_source_output(constant.output(0))
+            network.remove_parameter(parameter)
+    return network, int(about["stride"])
+
+
 class Engine:
     """A model's graph, compiled for this processor; may be called from several threads at once.
 
     ``streams``: how many calls run side by side; one call has all cores if it is 1.
     """
 
-    def __init__(self, path: Path, streams: int = 1) -> None:
-        """Raises Problem if ``path`` holds no graph or a damaged one; ImportError: no OpenVINO."""
-        import h5py
-        import openvino
-        from openvino import opset13
+    def __init__(self, path: Path, streams: int = 1, precision: str | None = None) -> None:
+        """``precision``: f32 or bf16; None: bf16 where the processor has it.
 
-        core = openvino.Core()
-        graph, constants, about, weights = _members(path)
-        where, self.stride = about["places"], int(about["stride"])
-        network, left = core.read_model(graph, constants), MOST_WEIGHTS
-        with h5py.File(weights) as file:
-            for parameter in network.get_parameters():
-                name = parameter.output(0).get_any_name()
-                if not name.startswith("weight"):
-                    continue
-                value = file[where[int(name.removeprefix("weight"))]]
-                left -= value.nbytes
-                if value.shape != tuple(parameter.shape) or left < 0:
-                    raise Problem(f"{path}: its weights do not fit its graph")
-                constant = opset13.constant(value[()])
-                for target in parameter.output(0).get_target_inputs():
-                    target.replace_source_output(constant.output(0))
-                network.remove_parameter(parameter)
+        Raises Problem if ``path`` holds no graph or a damaged one; ImportError without OpenVINO.
+        """
+        core = _openvino().Core()
+        try:
+            network, self.stride = _bound(core, path)
+        except Problem:
+            raise
+        except Exception as error:  # a damaged file makes OpenVINO, HDF5 and json raise anything
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise Problem(
+                f"{path}: its graph cannot be read ({reason}); use --engine keras"
+            ) from error
         how = {"PERFORMANCE_HINT": "THROUGHPUT" if streams > 1 else "LATENCY"}
         if streams > 1:
             how["NUM_STREAMS"] = str(streams)
-        if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-            how["INFERENCE_PRECISION_HINT"] = "bf16"
+        if precision is None and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            precision = "bf16"
+        how["INFERENCE_PRECISION_HINT"] = precision or "f32"
         self.compiled = core.compile_model(network, "CPU", how)
         self.own = threading.local()
 

@@ -16,7 +16,14 @@ from PIL import Image
 
 import digitlib
 from digitlib import Problem
-from digitlib.dataset import _is_inverted, image_files, label_of, load_dataset, read_image, read_page
+from digitlib.dataset import (
+    _is_inverted,
+    image_files,
+    label_of,
+    load_dataset,
+    read_image,
+    read_page,
+)
 from digitlib.handwriting import folder_of
 
 # 40 px wide, 36 high: the left 10 columns hold ink (0), the right 10 grey (200), the rest paper.

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import digitlib
-from digitlib import Problem, ensemble, model, shipped
+from digitlib import Problem, engine, ensemble, model, shipped
 from digitlib.__main__ import main
 
 
@@ -27,7 +27,8 @@ def test_a_shipped_model_is_small_and_says_what_it_is(path):
 def test_a_shipped_model_holds_numbers_and_text_only(path):
     with zipfile.ZipFile(path) as archive:
         names = set(archive.namelist())
-    assert names == {"metadata.json", "config.json", "model.weights.h5", shipped.CARD}
+    own = {shipped.CARD, engine.GRAPH, engine.CONSTANTS, engine.ABOUT}
+    assert names == {"metadata.json", "config.json", engine.WEIGHTS} | own
 
 
 def test_predict_has_a_model_without_any_run():

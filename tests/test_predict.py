@@ -1,0 +1,251 @@
+"""Labels without Keras: windows worked by hand, the graph in a model file, a folder through it all.
+
+In: strips and windows small enough to reckon with; generated hands. Out: shares, logits, labels.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from digitlib import Problem, engine, model, vlad
+from digitlib.engine import Engine
+from digitlib.patches import cut_all, windows
+from digitlib.predict import chosen, one_pass, predict_files
+from digitlib.settings import Settings
+from digitlib.strips import GRID, Strip, enhance, network_input
+
+# 32 px patches at full scale; a position every 8 px, so 4 x 4 of them on a patch.
+PLAIN = Settings(patch_size=32, scale=1.0)
+
+
+def blank(height: int, width: int) -> Strip:
+    return Strip(np.full((height, width), 255, np.uint8), "a", 0, "a_1.png")
+
+
+@pytest.mark.parametrize(
+    ("centre", "columns"),
+    [
+        ((16.0, 16.0), [1, 1, 1, 1, 0, 0, 0, 0]),  # right at the strip's left edge
+        ((24.0, 16.0), [0, 1, 1, 1, 1, 0, 0, 0]),  # one position further
+        ((18.0, 16.0), [0.75, 1, 1, 1, 0.25, 0, 0, 0]),  # a quarter of a position further
+        ((48.0, 16.0), [0, 0, 0, 0, 1, 1, 1, 1]),  # at the right edge
+    ],
+)
+def test_windows_by_hand(centre, columns):
+    image, shares = windows(blank(32, 64), np.array([centre]), PLAIN, stride=8)
+    assert image.shape == (32, 64, 1) and image.dtype == np.uint8
+    np.testing.assert_allclose(shares[0] * 16, [columns] * 4, atol=1e-6)
+
+
+def test_windows_beyond_the_strip_see_paper():
+    strip = Strip(np.zeros((32, 32), np.uint8), "a", 0, "a_1.png")
+    image, shares = windows(strip, np.array([[0.0, 16.0]]), PLAIN, stride=8)
+    assert image.shape == (32, 64, 1)  # 16 px to the left, then a multiple of GRID more
+    assert (image[:, 16:48] == 0).all() and (shares[0].sum(axis=0)[:4] == 0.25).all()
+
+
+@given(
+    st.integers(32, 200),
+    st.integers(32, 400),
+    st.lists(st.tuples(st.floats(-20, 420), st.floats(-20, 220)), min_size=1, max_size=4),
+    st.sampled_from([0.25, 0.5, 1.0]),
+    st.sampled_from([4, 8, 16, 32]),
+)
+def test_windows_hold_all_of_a_patch(height, width, centres, scale, stride):
+    settings = replace(PLAIN, patch_size=round(32 / scale), scale=scale)
+    image, shares = windows(blank(height, width), np.array(centres), settings, stride)
+    assert all((side - settings.input_size) % GRID == 0 for side in image.shape[:2])
+    assert shares.shape[1:] == tuple(side // stride for side in image.shape[:2])
+    np.testing.assert_allclose(shares.sum(axis=(1, 2)), 1, atol=1e-5)
+    # Two windows are as far apart as their centres.
+    middle = (shares.sum(axis=1) * (np.arange(shares.shape[2]) + 0.5)).sum(axis=1) * stride
+    apart = (np.array(centres)[:, 0] - centres[0][0]) * scale
+    np.testing.assert_allclose(middle - middle[0], apart, atol=1e-2)
+
+
+@pytest.mark.parametrize("size", [64, 80, 300])
+def test_one_pass_sees_what_patches_see_but_at_their_edges(size):
+    """Right behind the first convolution, only a patch's outermost positions see other pixels."""
+    settings = Settings(
+        weights="none", layer="Conv1_relu", width=0.1, patch_size=size, scale=1.0, dropout=0.0
+    )
+    rng = np.random.default_rng(1)
+    strip = Strip(
+        cv2.GaussianBlur(rng.integers(0, 256, (size, 3 * size), np.uint8), (0, 0), 3), *"aaa"
+    )
+    centres = np.array([[size / 2 + 32 * i, size / 2] for i in range(3)])
+    network = model.build(4, settings).whole
+    reader = model.one_pass(4, settings)
+    reader.set_weights(network.get_weights())
+    image, shares = windows(strip, centres, settings, stride=2)
+    one = np.asarray(reader.predict_on_batch([image[None], shares[None]]))[0]
+    exact = np.asarray(network.predict_on_batch(cut_all(strip, centres, settings)))
+    np.testing.assert_allclose(one, exact, atol=np.ptp(exact) * 8 / size)
+
+
+@pytest.fixture(scope="module")
+def average(tiny, digits, tmp_path_factory):
+    """A network of patches, untrained, as a file: (network, settings, path)."""
+    network = model.build(3, tiny).whole
+    path = tmp_path_factory.mktemp("average") / "model.keras"
+    return network, tiny, model.save(network, digits.classes, tiny, path)
+
+
+@pytest.fixture(scope="module")
+def whole(tiny, hands, tmp_path_factory):
+    """A network of whole strips that has learnt six hands, as a file."""
+    how = {"pooling": "vlad", "split": "none", "views": 0, "whitened": 30}
+    small = {"codebooks": 2, "clusters": 8, "components": 8}
+    settings = replace(tiny, weights="handwriting", width=1.0, **how, **small)
+    network = model.whole_strips(6, settings, [model.backbone(settings)])
+    vlad.fit(network, hands.train, hands.classes, settings, progress=False)
+    path = tmp_path_factory.mktemp("whole") / "model.keras"
+    return network, settings, model.save(network, hands.classes, settings, path)
+
+
+def test_the_graph_of_whole_strips_gives_the_network_s_logits(whole, hands):
+    network, settings, path = whole
+    read = Engine(path, precision="f32")
+    for page in hands.test[:3]:
+        batch = network_input(enhance(page.image, settings), settings)[None]
+        wanted = np.asarray(network.predict_on_batch(batch))
+        np.testing.assert_allclose(read(batch), wanted, atol=1e-3 * np.abs(wanted).max())
+
+
+def test_the_graph_of_patches_gives_one_pass_s_logits(average, digits):
+    network, settings, path = average
+    reader = model.one_pass(3, settings)
+    reader.set_weights(network.get_weights())
+    read = Engine(path, precision="f32")
+    strip = Strip(enhance(digits.test[0].image, settings), *"aaa")
+    inputs = windows(strip, np.array([[100.0, 80.0], [300.5, 150.2]]), settings, read.stride)
+    inputs = [item[None] for item in inputs]
+    np.testing.assert_allclose(read(*inputs), reader.predict_on_batch(inputs), atol=1e-4)
+
+
+def test_bfloat16_changes_logits_by_a_few_hundredths_of_their_range(whole, hands):
+    _, settings, path = whole
+    full, short = Engine(path, precision="f32"), Engine(path)
+    for page in hands.test[:4]:
+        one, two = (one_pass(read, page, settings)[0, 0] for read in (full, short))
+        np.testing.assert_allclose(one, two, atol=0.1 * np.ptp(one))
+
+
+def test_weights_lie_where_places_says(whole):
+    network, settings, path = whole
+    import h5py
+
+    where = json.loads(zipfile.ZipFile(path).read(engine.ABOUT))["places"]
+    assert len(set(where)) == len(where) == len(network.weights)
+    order = [*network.trainable_variables, *network.non_trainable_variables]
+    with zipfile.ZipFile(path).open(engine.WEIGHTS) as file, h5py.File(file) as weights:
+        for place, item in zip(where, order, strict=True):
+            np.testing.assert_array_equal(weights[place][()], item.numpy())
+
+
+def test_a_folder_is_labelled_as_keras_labels_it(whole, hands, hands_folder, tmp_path):
+    path = whole[2]
+    rows = {}
+    for name in "openvino", "keras":
+        out = tmp_path / f"{name}.csv"
+        rows[name] = predict_files([hands_folder / "test"], path, out, name, progress=False)
+        assert out.read_text("utf-8").count("\n") == len(hands.test) + 1
+    for one, two in zip(*rows.values(), strict=True):
+        assert [one[k] for k in ("filename", "actual", "predicted", "n_patches")] == [
+            two[k] for k in ("filename", "actual", "predicted", "n_patches")
+        ]
+        assert one["confidence"] == pytest.approx(two["confidence"], abs=0.05)
+
+
+def test_labels_need_neither_keras_nor_tensorflow(whole, hands_folder, tmp_path):
+    code = (
+        "import sys; from digitlib.__main__ import main; "
+        f"assert main(['predict', {str(hands_folder / 'test')!r}, '--model', {str(whole[2])!r}, "
+        f"'--out', {str(tmp_path / 'r.csv')!r}]) == 0; "
+        "heavy = {'keras', 'tensorflow', 'pandas', 'sklearn', 'openvino_telemetry'}; "
+        "print({name for name in heavy if sys.modules.get(name)})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
+def test_an_unreadable_image_is_named_and_nothing_is_written(whole, hands_folder, tmp_path):
+    shutil.copytree(hands_folder / "test", tmp_path / "scans")
+    (tmp_path / "scans" / "zz_9.png").write_bytes(b"no image")
+    with pytest.raises(Problem, match="zz_9.png"):
+        predict_files([tmp_path / "scans"], whole[2], tmp_path / "r.csv", progress=False)
+    assert not (tmp_path / "r.csv").exists()
+
+
+def without(path, out, *left, **changed):
+    """A copy of the model file without some members, others changed."""
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(out, "w") as new:
+        for name in set(old.namelist()) - set(left):
+            new.writestr(name, changed.get(name.replace(".", "_"), old.read(name)))
+    return out
+
+
+def test_a_model_without_a_graph_is_read_by_keras(whole, hands_folder, tmp_path):
+    path = without(whole[2], tmp_path / "model.keras", engine.GRAPH)
+    assert chosen("auto", whole[2]) == "openvino" and chosen("auto", path) == "keras"
+    files = [next((hands_folder / "test").iterdir())]
+    (row,) = predict_files(files, path, progress=False)
+    assert row["predicted"] == predict_files(files, whole[2], progress=False)[0]["predicted"]
+    with pytest.raises(Problem, match="no graph.*--engine keras"):
+        predict_files(files, path, engine="openvino", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("changed", "complaint"),
+    [
+        ({"engine_xml": b"<net>"}, "graph"),
+        ({"engine_json": b"[]"}, "graph"),
+        ({"engine_json": b'{"places": [], "stride": 8}'}, "graph"),
+        ({"engine_json": b"{"}, "graph"),
+    ],
+)
+def test_a_damaged_graph_is_a_problem(whole, tmp_path, changed, complaint):
+    path = without(whole[2], tmp_path / "model.keras", **changed)
+    with pytest.raises(Problem, match=complaint):
+        Engine(path)
+
+
+def test_weights_of_another_shape_are_refused(whole, tmp_path):
+    about = json.loads(zipfile.ZipFile(whole[2]).read(engine.ABOUT))
+    about["places"] = about["places"][::-1]
+    path = without(whole[2], tmp_path / "model.keras", engine_json=json.dumps(about))
+    with pytest.raises(Problem, match="do not fit"):
+        Engine(path)
+
+
+def test_a_graph_out_of_all_proportion_is_not_read(whole, monkeypatch):
+    monkeypatch.setattr(engine, "MOST_GRAPH", 1000)
+    with pytest.raises(Problem, match="more than"):
+        Engine(whole[2])
+
+
+def test_an_unknown_engine_is_refused(whole):
+    with pytest.raises(Problem, match="openvino, keras.*'fast'"):
+        chosen("fast", whole[2])
+
+
+def test_other_weights_give_other_labels(whole, hands, tmp_path):
+    """What was compiled for a model is not taken for another of the same shape."""
+    network, settings, path = whole
+    other = model.whole_strips(6, settings, [model.backbone(settings)])
+    other.set_weights(network.get_weights())
+    for layer in other.layers:
+        if layer.name.startswith("logits"):
+            layer.set_weights([values[..., ::-1] for values in layer.get_weights()])
+    turned = model.save(other, hands.classes, settings, tmp_path / "model.keras")
+    one, two = (one_pass(Engine(p), hands.test[0], settings)[0, 0] for p in (path, turned))
+    np.testing.assert_allclose(one, two[::-1], atol=0.01 * np.ptp(one))
