@@ -110,6 +110,25 @@ def predict(args: argparse.Namespace) -> int:
     return 0
 
 
+def bench(args: argparse.Namespace) -> int:
+    with quiet_start():
+        from digitlib.bench import bench as measure
+    from digitlib.dataset import load_dataset
+    from digitlib.shipped import DEFAULT
+
+    images = args.images or [load_dataset("hands").folder / "test"]
+    names = args.model or [DEFAULT]
+    found = measure(images, names, args.quick, digitlib.REPORTS / "bench")
+    for row in found["labels"]:
+        same = "" if row["same"] is None else f"  {row['same']} of {row['n']} labels as in Keras"
+        print(f"{row['name']:<36} {row['ms']:>8.1f} ms {row['times']:>7.1f} x{same}")
+    for row in found.get("processes", []):
+        print(f"{row['name']}: one image, from a cold start, {row['cold_seconds']:.2f} s;")
+        rate, memory = row["strips_a_second"], row["peak_bytes"] / 1e6
+        print(f"  a folder of {row['n']}: {rate:.0f} strips a second, {memory:.0f} MB")
+    return 0
+
+
 def models(args: argparse.Namespace) -> int:
     from digitlib.shipped import DEFAULT, models, read_card
 
@@ -210,6 +229,15 @@ def parser() -> argparse.ArgumentParser:
         help="openvino (one pass over a strip), keras (every patch by itself), or auto: the first "
         "that can",
     )  # fmt: skip
+
+    sub = command(bench, "Measure what a label costs, next to the published procedure.")
+    sub.add_argument(
+        "images", nargs="*", type=Path, metavar="IMAGE_OR_FOLDER", help="default: generated strips"
+    )
+    sub.add_argument(
+        "--model", action="append", help="as for predict; may be repeated (default: reference-best)"
+    )
+    sub.add_argument("--quick", action="store_true", help="four images, and labels only")
 
     command(models, "List the models that come with digitlib, with what is known of each.")
 

@@ -5,7 +5,10 @@ In: `.keras` files that hold a card, as JSON. Out: the card, checked; no network
 
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 import digitlib
 from digitlib import Problem
@@ -72,6 +75,7 @@ def find(name: str | Path) -> Path:
 def ship(run: str, name: str, limits: str = "") -> Path:
     """Put the model of reports/``run`` among the shipped ones; its card: what the run found.
 
+    One that reads whole strips gets the temperature that its folds' thirds of bands ask for.
     Raises Problem if the run has no model, or was not cross-validated (notebook 08_folds).
     """
     from digitlib import model  # loads Keras
@@ -96,4 +100,9 @@ def ship(run: str, name: str, limits: str = "") -> Path:
         "limits": limits,
     }
     about = {key: value for key, value in about.items() if value}
+    heats = [row["temperature"] for row in folds["variants"] if row["part"] == "third"]
+    if heats and settings.pooling == "vlad":
+        heat = float(np.median(heats))
+        model.temper(network, heat)
+        settings = replace(settings, temperature=settings.temperature * heat)
     return model.save(network, classes, settings, FOLDER / f"{name}.keras", about)
