@@ -43,7 +43,7 @@ def crops_of_a_hand(
         first = rng.integers(len(words) // 2)
         strokes, characters = hand.write(" ".join(words[first:]), LINE - 10, rng)
         if not characters:  # a hand so wide that the line has no room for the first word
-            strokes, characters = hand.write(words[first][0], LINE - 10, rng)
+            strokes, characters = hand.write(words[first][0], np.inf, rng)
         y = PITCH * (line + 0.6) + rng.normal(0, 2)
         paper.rule(y + 3)
         if strokes:

@@ -87,3 +87,29 @@ def test_the_shipped_model_reads_the_hands_that_it_learnt(reference):
     result, probabilities = ensemble.evaluated(some, votes, classes, settings)
     assert (result["actual"] == result["predicted"]).all()
     assert np.median(probabilities.max(axis=1)) > 0.5
+
+
+def test_a_run_is_shipped_with_the_temperature_that_its_folds_ask_for(home, tiny, monkeypatch):
+    """Of thirds at 2, 4 and 100 the median: all logits are a quarter of what they were."""
+    settings = replace(tiny, pooling="vlad", codebooks=1, clusters=2, components=2, whitened=9)
+    network = model.whole_strips(3, settings)
+    run = digitlib.REPORTS / "mine"
+    own = model.save(network, ["a", "b", "c"], settings, run / "model.keras")
+    row = {"right": 9, "images": 9, "accuracy": 1.0, "low": 0.7, "high": 1.0, "temperature": 0.001}
+    thirds = [row | {"part": "third", "temperature": heat} for heat in (100.0, 2.0, 4.0)]
+    notebooks = {
+        "03_training": {
+            "numbers": {"seconds": {"all": 60}},
+            "parameters": {"weights": "none"},
+            "device": "cpu:0",
+        },
+        "08_folds": {"numbers": {"folds_run": 1, "variants": [row | {"part": "whole"}, *thirds]}},
+    }
+    (run / "metrics.json").write_text(json.dumps({"notebooks": notebooks}), "utf-8")
+    monkeypatch.setattr(shipped, "FOLDER", home / "weights")
+    path = shipped.ship("mine", "ours", "none")
+    cooled, classes, shown = model.load(path)
+    assert (shown.temperature, classes) == (4 * settings.temperature, ["a", "b", "c"])
+    strip = np.random.default_rng(1).integers(0, 256, (1, 64, 256, 2), np.uint8)
+    before, after = (net.predict_on_batch(strip) for net in (model.load(own)[0], cooled))
+    np.testing.assert_allclose(after, np.asarray(before) / 4, rtol=1e-4, atol=1e-6)
