@@ -73,8 +73,8 @@ def export(reader: "keras.Model", where: Sequence[str], stride: int) -> dict[str
     import tensorflow as tf
 
     trainable, others = reader.trainable_variables, reader.non_trainable_variables
-    number = {item.path: i for i, item in enumerate(reader.weights)}
-    order = [where[number[item.path]] for item in [*trainable, *others]]
+    number = {id(item): i for i, item in enumerate(reader.weights)}  # paths: two trunks share them
+    order = [where[number[id(item)]] for item in [*trainable, *others]]
     n_inputs, n_trainable = len(reader.inputs), len(trainable)
 
     def logits(*values: tf.Tensor) -> tf.Tensor:
@@ -144,8 +144,8 @@ class Engine:
     ``streams``: how many calls run side by side; one call has all cores if it is 1.
     """
 
-    def __init__(self, path: Path, streams: int = 1, precision: str | None = None) -> None:
-        """``precision``: f32 or bf16; None: bf16 where the processor has it.
+    def __init__(self, path: Path, streams: int = 1, precision: str = "f32") -> None:
+        """``precision``: f32, or bf16, which is for networks that were measured with it.
 
         Raises Problem if ``path`` holds no graph or a damaged one; ImportError without OpenVINO.
         """
@@ -162,9 +162,7 @@ class Engine:
         how = {"PERFORMANCE_HINT": "THROUGHPUT" if streams > 1 else "LATENCY"}
         if streams > 1:
             how["NUM_STREAMS"] = str(streams)
-        if precision is None and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-            precision = "bf16"
-        how["INFERENCE_PRECISION_HINT"] = precision or "f32"
+        how["INFERENCE_PRECISION_HINT"] = precision
         self.compiled = core.compile_model(network, "CPU", how)
         self.own = threading.local()
 

@@ -4,7 +4,7 @@ In: pages and a backbone. Out: a Keras model from strips of any size (n, h, w, 2
 to logits (n, classes), in one pass. Vectors of locally aggregated descriptors: Jégou et al. 2010.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,7 +96,7 @@ class Vlad(keras.layers.Layer):
         for book in range(self.shape[0]):
             centres = self.centres[book]
             near = ops.matmul(whitened, ops.transpose(centres)) - ops.sum(centres**2, -1) / 2
-            member = ops.cast(near == ops.max(near, -1, keepdims=True), "float32")
+            member = ops.cast(ops.equal(near, ops.max(near, -1, keepdims=True)), "float32")
             member = member * mask[..., None]
             total = ops.matmul(ops.swapaxes(member, -1, -2), whitened)
             sums.append(total - ops.sum(member, -2)[..., None] * centres)
@@ -246,37 +246,38 @@ def fit(
     (PCA: Jégou and Chum 2012). Raises Problem for pages with too little ink.
     """
     layers = [layer for layer in network.layers if isinstance(layer, Vlad)]
-    maps = keras.Model(network.input, [layer.input for layer in layers])
-
-    def seen(sheet: _Sheet) -> list:
-        found = maps.predict_on_batch(sheet.image[None])
-        return found if len(layers) > 1 else [found]  # Keras unpacks a list of one
-
     sheets = _sheets(pages, settings)
+
+    def outputs(of: Sequence[_Sheet], what: list, desc: str) -> Iterator[tuple[_Sheet, list]]:
+        """Each sheet, and what the network makes of it."""
+        part = keras.Model(network.input, what)
+        for sheet in progress_bar(of, progress, desc=desc, unit="page"):
+            found = part.predict_on_batch(sheet.image[None])
+            yield sheet, found if len(what) > 1 else [found]  # Keras unpacks a list of one
+
     rng = np.random.default_rng([settings.seed, 500])
     some = sheets[::4]  # 4 and 7 have no common factor: all variations take part
     share = -(-LEARNT_FROM // len(some))
     sampled = [[] for _ in layers]
-    for sheet in progress_bar(some, progress, desc="local features", unit="page"):
-        for layer, (features, writing), found in zip(layers, seen(sheet), sampled, strict=True):
+    for _, maps in outputs(some, [layer.input for layer in layers], "local features"):
+        for layer, (features, writing), found in zip(layers, maps, sampled, strict=True):
             on_ink = features[np.asarray(layer.on_ink(writing)) > 0]
             found.append(on_ink[rng.permutation(len(on_ink))[:share]])
     for layer, found in zip(layers, sampled, strict=True):
         learn_codebooks(layer, np.concatenate(found), settings.seed)
 
     examples, labels = [[] for _ in layers], []
-    for sheet in progress_bar(sheets, progress, desc="VLAD", unit="page"):
+    for sheet, sums in outputs(sheets, [layer.rows(*layer.input) for layer in layers], "VLAD"):
         labels += [sheet.label] * len(sheet.windows)
-        for layer, inputs, vectors in zip(layers, seen(sheet), examples, strict=True):
-            rows = np.asarray(layer.rows(*inputs))[0]
+        for layer, (rows,), vectors in zip(layers, sums, examples, strict=True):
             centre = (np.arange(len(rows)) + 0.5) * layer.stride / settings.scale  # px of the page
-            for top, bottom in sheet.windows:
-                window = rows[(top <= centre) & (centre < bottom)].sum(axis=0, keepdims=True)
-                vectors.append(np.asarray(layer.normalised(window))[0].astype(np.float16))
+            inside = [(top <= centre) & (centre < bottom) for top, bottom in sheet.windows]
+            windows = np.stack([rows[those].sum(axis=0) for those in inside])
+            vectors.append(np.asarray(layer.normalised(windows)).astype(np.float16))
     truth = np.array([classes.index(label) for label in labels])
     for layer, vectors in zip(layers, examples, strict=True):
         name = layer.name.removeprefix("vlad_")
-        learn_labels(network, name, np.stack(vectors).astype(np.float32), truth, settings)
+        learn_labels(network, name, np.concatenate(vectors, dtype=np.float32), truth, settings)
 
 
 def _within(vectors: np.ndarray, truth: np.ndarray, shrinkage: float) -> np.ndarray:

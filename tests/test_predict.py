@@ -102,11 +102,12 @@ def average(tiny, digits, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(tiny, hands, tmp_path_factory):
-    """A network of whole strips that has learnt six hands, as a file."""
+    """A network of two backbones that reads whole strips and has learnt six hands, as a file."""
     how = {"pooling": "vlad", "split": "none", "views": 0, "whitened": 30}
     small = {"codebooks": 2, "clusters": 8, "components": 8}
-    settings = replace(tiny, weights="handwriting", width=1.0, **how, **small)
-    network = model.whole_strips(6, settings, [model.backbone(settings)])
+    settings = replace(tiny, weights="handwriting", width=1.0, untuned=True, **how, **small)
+    cores = [model.backbone(how) for how in (replace(settings, weights="none"), settings)]
+    network = model.whole_strips(6, settings, cores)
     vlad.fit(network, hands.train, hands.classes, settings, progress=False)
     path = tmp_path_factory.mktemp("whole") / "model.keras"
     return network, settings, model.save(network, hands.classes, settings, path)
@@ -114,7 +115,7 @@ def whole(tiny, hands, tmp_path_factory):
 
 def test_the_graph_of_whole_strips_gives_the_network_s_logits(whole, hands):
     network, settings, path = whole
-    read = Engine(path, precision="f32")
+    read = Engine(path)
     for page in hands.test[:3]:
         batch = network_input(enhance(page.image, settings), settings)[None]
         wanted = np.asarray(network.predict_on_batch(batch))
@@ -125,19 +126,11 @@ def test_the_graph_of_patches_gives_one_pass_s_logits(average, digits):
     network, settings, path = average
     reader = model.one_pass(3, settings)
     reader.set_weights(network.get_weights())
-    read = Engine(path, precision="f32")
+    read = Engine(path)
     strip = Strip(enhance(digits.test[0].image, settings), *"aaa")
     inputs = windows(strip, np.array([[100.0, 80.0], [300.5, 150.2]]), settings, read.stride)
     inputs = [item[None] for item in inputs]
     np.testing.assert_allclose(read(*inputs), reader.predict_on_batch(inputs), atol=1e-4)
-
-
-def test_bfloat16_changes_logits_by_a_few_hundredths_of_their_range(whole, hands):
-    _, settings, path = whole
-    full, short = Engine(path, precision="f32"), Engine(path)
-    for page in hands.test[:4]:
-        one, two = (one_pass(read, page, settings)[0, 0] for read in (full, short))
-        np.testing.assert_allclose(one, two, atol=0.1 * np.ptp(one))
 
 
 def test_weights_lie_where_places_says(whole):
@@ -163,7 +156,7 @@ def test_a_folder_is_labelled_as_keras_labels_it(whole, hands, hands_folder, tmp
         assert [one[k] for k in ("filename", "actual", "predicted", "n_patches")] == [
             two[k] for k in ("filename", "actual", "predicted", "n_patches")
         ]
-        assert one["confidence"] == pytest.approx(two["confidence"], abs=0.05)
+        assert one["confidence"] == pytest.approx(two["confidence"], abs=1e-3)
 
 
 def test_labels_need_neither_keras_nor_tensorflow(whole, hands_folder, tmp_path):
@@ -241,11 +234,11 @@ def test_an_unknown_engine_is_refused(whole):
 def test_other_weights_give_other_labels(whole, hands, tmp_path):
     """What was compiled for a model is not taken for another of the same shape."""
     network, settings, path = whole
-    other = model.whole_strips(6, settings, [model.backbone(settings)])
+    other = model.whole_strips(6, settings)
     other.set_weights(network.get_weights())
     for layer in other.layers:
         if layer.name.startswith("logits"):
             layer.set_weights([values[..., ::-1] for values in layer.get_weights()])
     turned = model.save(other, hands.classes, settings, tmp_path / "model.keras")
     one, two = (one_pass(Engine(p), hands.test[0], settings)[0, 0] for p in (path, turned))
-    np.testing.assert_allclose(one, two[::-1], atol=0.01 * np.ptp(one))
+    np.testing.assert_allclose(one, two[::-1], atol=1e-3 * np.ptp(one))
