@@ -31,7 +31,7 @@ def test_crops_are_centred_on_the_characters_that_they_are_said_to_show():
 
 
 def test_a_hand_too_wide_for_the_line_writes_a_character():
-    hand = crops.hand_of(1, 3)
+    hand = Hand((1, PRETRAINING, 3))  # not the one that `hand_of` keeps
     hand.x_height = 400.0
     images, characters, _ = crops.crops_of_a_hand(hand, np.random.default_rng(1), 4)
     assert images.shape == (4, 64, 64) and len(characters) == 4
