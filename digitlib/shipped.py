@@ -95,7 +95,8 @@ def ship(run: str, name: str, limits: str = "") -> Path:
         "data": DATA.get(settings.dataset, f"the pages of {Path(settings.dataset).name}"),
         "cross-validated": f"{held['right']} of {held['images']} held-out bands right "
         f"({held['accuracy']:.1%}; 95 % over classes {held['low']:.1%} to {held['high']:.1%}), "
-        f"{third['right']} of {third['images']} thirds of them; {folds['folds_run']} folds",
+        f"{third['right']} of {third['images']} thirds of them; {folds['folds_run']} of "
+        f"{folds['folds']} folds",
         "trained in": f"{seconds / 60:.0f} minutes on {notebooks['03_training']['device']}",
         "limits": limits,
     }

@@ -97,13 +97,14 @@ def test_a_run_is_shipped_with_the_temperature_that_its_folds_ask_for(home, tiny
     own = model.save(network, ["a", "b", "c"], settings, run / "model.keras")
     row = {"right": 9, "images": 9, "accuracy": 1.0, "low": 0.7, "high": 1.0, "temperature": 0.001}
     thirds = [row | {"part": "third", "temperature": heat} for heat in (100.0, 2.0, 4.0)]
+    variants = [row | {"part": "whole"}, *thirds]
     notebooks = {
         "03_training": {
             "numbers": {"seconds": {"all": 60}},
             "parameters": {"weights": "none"},
             "device": "cpu:0",
         },
-        "08_folds": {"numbers": {"folds_run": 1, "variants": [row | {"part": "whole"}, *thirds]}},
+        "08_folds": {"numbers": {"folds": 3, "folds_run": 1, "variants": variants}},
     }
     (run / "metrics.json").write_text(json.dumps({"notebooks": notebooks}), "utf-8")
     monkeypatch.setattr(shipped, "FOLDER", home / "weights")
