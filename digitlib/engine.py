@@ -86,7 +86,7 @@ def export(reader: "keras.Model", where: Sequence[str], stride: int) -> dict[str
     specs = [tf.TensorSpec(item.shape, item.dtype, name=item.name) for item in reader.inputs]
     for i, item in enumerate([*trainable, *others]):
         specs.append(tf.TensorSpec(item.shape, item.dtype, name=f"weight{i}"))
-    graph = openvino.convert_model(tf.function(logits, input_signature=specs))
+    graph = openvino.convert_model(tf.function(logits, input_signature=specs, autograph=False))
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / name for name in (GRAPH, CONSTANTS)]
         openvino.serialize(graph, *map(str, files))
