@@ -107,6 +107,7 @@ def _accuracies(axis: Axes, x: Sequence[float], rows: pd.DataFrame, name: str) -
     spread = [rows["accuracy"] - rows["accuracy_low"], rows["accuracy_high"] - rows["accuracy"]]
     axis.errorbar(x, rows["accuracy"], spread, fmt="o-", capsize=3, label=shorten(name, 30))
     axis.set_ylim(top=1.02)
+    axis.set_yticks([share for share in axis.get_yticks() if share <= 1])
     axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
 
 
