@@ -144,8 +144,8 @@ class Engine:
     ``streams``: how many calls run side by side; one call has all cores if it is 1.
     """
 
-    def __init__(self, path: Path, streams: int = 1, precision: str = "f32") -> None:
-        """``precision``: f32, or bf16, which is for networks that were measured with it.
+    def __init__(self, path: Path, streams: int = 1, precision: str | None = None) -> None:
+        """``precision``: f32 or bf16; None: bf16 where the processor has it.
 
         Raises Problem if ``path`` holds no graph or a damaged one; ImportError without OpenVINO.
         """
@@ -162,7 +162,9 @@ class Engine:
         how = {"PERFORMANCE_HINT": "THROUGHPUT" if streams > 1 else "LATENCY"}
         if streams > 1:
             how["NUM_STREAMS"] = str(streams)
-        how["INFERENCE_PRECISION_HINT"] = precision
+        if precision is None and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            precision = "bf16"
+        how["INFERENCE_PRECISION_HINT"] = precision or "f32"
         self.compiled = core.compile_model(network, "CPU", how)
         self.own = threading.local()
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from digitlib.settings import Settings
-from digitlib.strips import GRID, Strip
+from digitlib.strips import GRID, WIDE, Strip
 
 CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 
@@ -103,8 +103,8 @@ def windows(
     start = np.minimum(np.floor(first.min(axis=0)), 0)
     end = np.maximum(first.max(axis=0) + size, np.array(strip.image.shape[::-1]) * scale)
     # The network's layers pad by whether their input is odd: as on a patch, if the rest is GRID's.
-    extra = np.ceil((end - start - size) / GRID).clip(0)
-    shape = size + GRID * extra.astype(int)
+    steps = np.array([WIDE, GRID])  # in x by more: each size is compiled once
+    shape = size + steps * np.ceil((end - start - size) / steps).clip(0).astype(int)
     matrix = np.array([[scale, 0, -start[0]], [0, scale, -start[1]]])
     how = {"flags": cv2.INTER_LINEAR, "borderValue": strip.paper}
     image = cv2.warpAffine(strip.image, matrix, shape.tolist(), **how)

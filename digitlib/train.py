@@ -311,6 +311,7 @@ def _tuned(
         shown = np.repeat([number[s.label] for s in training], settings.view_patches)
         shown = np.tile(shown, settings.views)
         held = network.features.predict(validation, batch_size=256, verbose=0)
+        network.spread.set_weights([features.mean(axis=0), features.var(axis=0)])
         lap("features")
         fit(
             network.head,
