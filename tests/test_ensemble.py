@@ -105,8 +105,8 @@ def test_combined_are_probabilities_whatever_the_order_of_patches(shape, seed, h
 def network(tiny) -> model.Network:
     """Untrained, but with a head so steep that it has opinions."""
     made = model.build(3, tiny)
-    kernel, bias = made.head.get_weights()
-    made.head.set_weights([50 * kernel, bias])
+    kernel, bias = made.head.get_layer("logits").get_weights()
+    made.head.get_layer("logits").set_weights([50 * kernel, bias])
     return made
 
 

@@ -236,7 +236,7 @@ def test_parts_are_parts_of_the_whole(network):
     assert logits.shape == (4, 3) and logits.dtype == np.float32
     features = network.features.predict_on_batch(patches())
     np.testing.assert_allclose(network.head.predict_on_batch(features), logits, atol=1e-6)
-    assert network.whole.count_params() == network.features.count_params() + 48 * 3 + 3
+    assert network.whole.count_params() == network.features.count_params() + 48 * 2 + 48 * 3 + 3
 
 
 def test_paper_is_one_and_ink_minus_one(network):
@@ -252,10 +252,21 @@ def test_paper_is_one_and_ink_minus_one(network):
 
 
 def test_the_head_is_a_function_of_the_seed(network):
-    kernel = network.head.get_weights()[0]
+    kernel = network.head.get_layer("logits").get_weights()[0]
     again, other = (model.build(3, dataclasses.replace(SMALL, seed=seed)) for seed in (1, 2))
-    assert np.array_equal(kernel, again.head.get_weights()[0])
-    assert not np.array_equal(kernel, other.head.get_weights()[0])
+    assert np.array_equal(kernel, again.head.get_layer("logits").get_weights()[0])
+    assert not np.array_equal(kernel, other.head.get_layer("logits").get_weights()[0])
+
+
+def test_features_are_spread_out_by_a_mean_and_a_variance_that_are_set():
+    network = model.build(3, SMALL)
+    features = network.features.predict_on_batch(patches())
+    before = np.asarray(network.head.predict_on_batch(features))  # 0 and 1: as they are
+    kernel, bias = network.head.get_layer("logits").get_weights()
+    np.testing.assert_allclose(before, features @ kernel + bias, atol=1e-4)
+    network.spread.set_weights([np.full(48, 0.5), np.full(48, 4.0)])
+    after = network.head.predict_on_batch(features)
+    np.testing.assert_allclose(after, (features - 0.5) / 2 @ kernel + bias, atol=1e-4)
 
 
 def test_mixed_precision_is_this_network_s_alone():

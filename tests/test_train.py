@@ -323,16 +323,19 @@ def smoothed_loss(logits: np.ndarray, labels: np.ndarray, smoothing: float) -> f
 
 
 def test_a_rate_of_nothing_learns_nothing_and_stops(digits, cached, untrained, tmp_path):
-    """Also the label smoothing, worked out here: the weights are those of the untrained network."""
+    """Also the label smoothing, worked out here. Only what features are spread by was set."""
     settings = dataclasses.replace(
         cached, views=1, head_rate=0, head_epochs=9, head_smoothing=0.3, patience=2, tune_epochs=0
     )
-    history = train.train(digits, settings, tmp_path, progress=False).history
+    trained = train.train(digits, settings, tmp_path, progress=False)
+    network, history = trained.network, trained.history
     assert history["epoch"].tolist() == [1, 2, 3]  # the first is the best; two more are patience
     assert history["rate"].tolist() == [0, 0, 0]
     assert history["val_loss"].nunique() == history["val_accuracy"].nunique() == 1
     images, labels = held_out(digits, settings)
-    logits = untrained.whole.predict(images, verbose=0)
+    for item, same in zip(network.weights, untrained.whole.weights, strict=True):
+        assert np.array_equal(item, same) != item.path.startswith(("head/spread", "spread"))
+    logits = network.predict(images, verbose=0)
     assert history["val_loss"][0] == pytest.approx(smoothed_loss(logits, labels, 0.3), rel=1e-4)
     assert history["val_accuracy"][0] == pytest.approx((logits.argmax(axis=1) == labels).mean())
 
