@@ -6,8 +6,6 @@ original's, and how many labels are those of the same weights patch by patch.
 
 import contextlib
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -20,12 +18,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import psutil
-import yaml
 
 from digitlib import Problem, model, patches, progress_bar, shipped, strips, whole_file
 from digitlib.dataset import image_files, read_page
-from digitlib.parameters import NOTEBOOKS
+from digitlib.parameters import read_profile
 from digitlib.predict import reader
+from digitlib.report import device
 from digitlib.results import combine
 from digitlib.settings import Settings
 
@@ -43,8 +41,7 @@ class Row:
 
 def paper() -> Settings:
     """The published system's settings, with weights drawn at random: its speed is the same."""
-    text = (NOTEBOOKS / "profiles" / "paper.yaml").read_text(encoding="utf-8")
-    return Settings.of(yaml.safe_load(text) | {"WEIGHTS": "none"})
+    return Settings.of(read_profile("paper") | {"WEIGHTS": "none"})
 
 
 def original(network, settings: Settings) -> Callable[[Path], np.ndarray]:
@@ -170,13 +167,7 @@ def bench(
     files = image_files(images)
     files = files[:: max(1, len(files) // (4 if quick else 20))]
     found = {
-        "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "cores": len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else os.cpu_count(),
-            "system": platform.system(),
-        },
+        "device": device(),
         "labels": compared(files, names, exact=not quick, progress=progress),
     }
     if not quick:

@@ -18,6 +18,7 @@ import keras
 from digitlib import Problem, engine, vlad, whole_file
 from digitlib.settings import Settings
 from digitlib.shipped import CARD, read_card
+from digitlib.strips import GRID
 
 TRUNK_LAYER = "block_6_expand_relu"  # where the shipped weights end
 SHIPPED = Path(__file__).with_name("weights") / "handwriting.weights.h5"
@@ -231,8 +232,7 @@ def save(
         bare.set_weights(network.get_weights())
         bare.save(aside)
         reader = bare if settings.pooling == "vlad" else one_pass(len(classes), settings)
-        side = trunk(vlad.GRID, settings.width, settings.layer).output_shape[1]
-        stride = vlad.GRID // side
+        stride = GRID // trunk(GRID, settings.width, settings.layer).output_shape[1]
         members = engine.export(reader, engine.places(bare), stride) | {CARD: json.dumps(card)}
         with zipfile.ZipFile(aside, "a", zipfile.ZIP_DEFLATED) as archive:
             for name, content in members.items():

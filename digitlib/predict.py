@@ -100,12 +100,8 @@ def predict_files(
         }
 
     with ThreadPoolExecutor(threads) as pool:
-        bar = progress_bar(None, progress, total=len(files), desc="labelling", unit="image")
-        with bar:
-            answers = []
-            for answer in pool.map(label, files):
-                answers.append(answer)
-                bar.update()
+        how = {"total": len(files), "desc": "labelling", "unit": "image"}
+        answers = list(progress_bar(pool.map(label, files), progress, **how))
     raise_all([answer for answer in answers if isinstance(answer, str)], "the images")
     columns = {key: [answer[key] for answer in answers] for key in answers[0]}
     rows = result_rows(

@@ -4,11 +4,10 @@ In: `.keras` files that hold a card, as JSON. Out: the card, checked; no network
 """
 
 import json
+import statistics
 import zipfile
 from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
 
 import digitlib
 from digitlib import Problem
@@ -103,7 +102,7 @@ def ship(run: str, name: str, limits: str = "") -> Path:
     about = {key: value for key, value in about.items() if value}
     heats = [row["temperature"] for row in folds["variants"] if row["part"] == "third"]
     if heats and settings.pooling == "vlad":
-        heat = float(np.median(heats))
+        heat = statistics.median(heats)
         model.temper(network, heat)
         settings = replace(settings, temperature=settings.temperature * heat)
     return model.save(network, classes, settings, FOLDER / f"{name}.keras", about)
