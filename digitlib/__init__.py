@@ -25,6 +25,12 @@ class Problem(ValueError):
     """Something a user can mend: the message names the file or the setting, and the cure."""
 
 
+def cores() -> int:
+    """How many processor cores this process may use."""
+    usable = getattr(os, "sched_getaffinity", None)  # Linux only
+    return len(usable(0)) if usable else os.cpu_count() or 1
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a path beside ``path`` to write to; rename it into place if the block succeeds.

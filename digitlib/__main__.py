@@ -118,14 +118,23 @@ def bench(args: argparse.Namespace) -> int:
 
     images = args.images or [load_dataset("hands").folder / "test"]
     names = args.model or [DEFAULT]
-    found = measure(images, names, args.quick, digitlib.REPORTS / "bench")
+    found = measure(images, names, args.quick, args.classes, digitlib.REPORTS / "bench")
     for row in found["labels"]:
         same = "" if row["same"] is None else f"  {row['same']} of {row['n']} labels as in Keras"
         print(f"{row['name']:<36} {row['ms']:>8.1f} ms {row['times']:>7.1f} x{same}")
+    for row in found["pipeline"]:
+        rate = row["patches_a_second"]
+        print(f"{row['name']:<36} {rate:>8.0f} training patches a second {row['times']:>7.1f} x")
     for row in found.get("processes", []):
         print(f"{row['name']}: one image, from a cold start, {row['cold_seconds']:.2f} s;")
         rate, memory = row["strips_a_second"], row["peak_bytes"] / 1e6
         print(f"  a folder of {row['n']}: {rate:.0f} strips a second, {memory:.0f} MB")
+    for row in found.get("growth", []):
+        print(
+            f"{row['classes']} classes: {row['seconds_a_class']:.2f} s of training a class,",
+            end=" ",
+        )
+        print(f"{row['ms']:.1f} ms a label, {row['peak_mb']:.0f} MB")
     return 0
 
 
@@ -237,7 +246,11 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--model", action="append", help="as for predict; may be repeated (default: reference-best)"
     )
-    sub.add_argument("--quick", action="store_true", help="four images, and labels only")
+    sub.add_argument("--quick", action="store_true", help="four images, no whole processes")
+    sub.add_argument(
+        "--classes", nargs="+", type=int, default=[],
+        help="train recipe fast on so many generated hands each, such as 70 700",
+    )  # fmt: skip
 
     command(models, "List the models that come with digitlib, with what is known of each.")
 

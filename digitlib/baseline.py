@@ -100,18 +100,19 @@ def fit(
     sampled = [d[rng.permutation(len(d))[:share]] for _, d in found]
     vlad.learn_codebooks(network.get_layer("vlad_sift"), np.concatenate(sampled), settings.seed)
 
-    vectors, labels, height = [], [], settings.strip_height
+    learner, height = vlad.Labels(network, "sift", settings), settings.strip_height
+    number, labels = {label: i for i, label in enumerate(classes)}, set()
     windows = zip(pages, found, strict=True)
     for page, (places, descriptors) in progress_bar(windows, progress, desc="VLAD", unit="page"):
         for top in strip_tops(page.image.shape[0], height, settings.strip_step):
             inside = (top <= places[:, 1]) & (places[:, 1] < top + height)
             if inside.any():
-                vectors.append(sums.predict_on_batch(_batch(descriptors[inside]))[0])
-                labels.append(page.label)
-    if missing := sorted(set(classes) - set(labels)):
+                vectors = sums.predict_on_batch(_batch(descriptors[inside]))
+                learner.add(vectors, number[page.label])
+                labels.add(page.label)
+    if missing := sorted(set(classes) - labels):
         raise Problem(f"class {missing[0]}: its pages have no keypoint on ink; are they blank?")
-    truth = np.array([classes.index(label) for label in labels])
-    vlad.learn_labels(network, "sift", np.stack(vectors), truth, settings)
+    learner.learn()
     return Baseline(network, settings)
 
 

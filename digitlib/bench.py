@@ -1,7 +1,7 @@
-"""Bench: what a label costs, next to the original's procedure, side by side in one run.
+"""Bench: what labels, training patches and further classes cost, side by side in one run.
 
 In: image files. Out: a row a procedure: milliseconds an image, how many times as fast as the
-original's, and how many labels are those of the same weights patch by patch.
+original's, and how many labels are those of the same weights patch by patch; and more such rows.
 """
 
 import contextlib
@@ -12,7 +12,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -20,10 +22,12 @@ import numpy as np
 import psutil
 
 from digitlib import Problem, model, patches, progress_bar, shipped, strips, whole_file
-from digitlib.dataset import image_files, read_page
+from digitlib.batches import PatchStream
+from digitlib.dataset import Page, image_files, load_dataset, read_page
+from digitlib.pages import read_json
 from digitlib.parameters import read_profile
 from digitlib.predict import reader
-from digitlib.report import device
+from digitlib.report import device, peak_memory_mb, run_folder
 from digitlib.results import combine
 from digitlib.settings import Settings
 
@@ -116,6 +120,93 @@ def compared(
     return [row | {"n": len(files)} for row in rows]
 
 
+def _a_second(make: Callable[[int], int], n: int) -> float:
+    """How many patches ``make`` cuts a second: it is called with 0 to n - 1 by two threads."""
+    make(0)  # what is made once, such as where the ink is
+    with ThreadPoolExecutor(2) as pool:  # as many as PatchStream has
+        start = time.perf_counter()
+        made = sum(pool.map(make, range(n)))
+    return made / (time.perf_counter() - start)
+
+
+def pipeline(pages: Sequence[Page], progress: bool = True) -> list[dict]:
+    """A row a way to make training patches of strips: name, patches_a_second, times; where a
+    network feeds on them, step_ms and batch_ms: what a batch takes it, and what its making takes.
+
+    The original's generator enhances the strip anew for each patch.
+    """
+    settings, how = paper(), Settings.of(read_profile("quick") | {"WEIGHTS": "none"})
+
+    def generated(i: int) -> int:
+        page, rng = pages[i % len(pages)], np.random.default_rng([1, i])
+        strip = strips.Strip(strips.enhance(page.image, settings), page.label, 0, page.path.name)
+        patches.cut(strip, patches.random_centres(strip, 1, settings, rng)[0], settings, rng)
+        return 1
+
+    rows = [{"name": "the original's generator", "patches_a_second": _a_second(generated, 100)}]
+    classes = sorted({page.label for page in pages})
+    for name, own in {"paper": settings, "quick": how}.items():
+        items = [
+            strips.Strip(strips.enhance(page.image, own), page.label, 0, page.path.name)
+            for page in pages
+        ]
+        for item in items:
+            len(item.ink_points), item.paper  # noqa: B018 (worked out once, and kept)
+        stream = PatchStream(items, classes, own).at(0, 2)
+        rate = _a_second(lambda i, stream=stream: len(stream[i][1]), 2000 // own.batch_size)
+        rows.append({"name": f"{name}, strips cached", "patches_a_second": rate})
+        if name == "quick":
+            network = model.build(len(classes), own).whole
+            network.compile("adam", "sparse_categorical_crossentropy", jit_compile=model.jit_pays())
+            batch, steps = stream[0], []
+            for _ in progress_bar(range(8), progress, desc="training steps", unit="step"):
+                start = time.perf_counter()
+                network.train_on_batch(*batch)
+                steps.append(1000 * (time.perf_counter() - start))
+            rows[-1] |= {
+                "step_ms": statistics.median(steps),
+                "batch_ms": 1000 * own.batch_size / rate,
+            }
+    return [row | {"times": row["patches_a_second"] / rows[0]["patches_a_second"]} for row in rows]
+
+
+def _grown(classes: int) -> dict:
+    """What `growth` says of one number of ``classes``; for a process of its own."""
+    from digitlib.train import train
+
+    dataset = load_dataset("hands", classes, progress=False)
+    settings = Settings.of(read_profile("fast") | {"DATASET": "hands", "CLASSES": classes})
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        network = train(dataset, settings, Path(folder) / "training", progress=False).network
+        seconds = time.perf_counter() - start
+        file = model.save(network, dataset.classes, settings, Path(folder) / "model.keras")
+        read, _ = reader(file)
+        files = [page.path for page in dataset.test if page.image.shape[0] < 400][:20]
+        row = timed("", lambda file: combine(read(read_page(file))), files, dataset.classes)
+    right = sum(file.name.startswith(f"{a}_") for file, a in zip(files, row.labels, strict=True))
+    return {
+        "classes": classes,
+        "training_seconds": seconds,
+        "seconds_a_class": seconds / classes,
+        "ms": row.ms,
+        "right": right,
+        "n": len(files),
+        "peak_mb": peak_memory_mb(),
+    }
+
+
+def growth(numbers: Sequence[int], progress: bool = True) -> list[dict]:
+    """A row a number of classes, generated hands by recipe `fast`: classes, training_seconds,
+    seconds_a_class, ms a label, right of n labels, peak_mb. Each in a process of its own."""
+    rows = []
+    for classes in progress_bar(numbers, progress, desc="growth", unit="data set"):
+        load_dataset("hands", classes, progress=progress)  # written, if it is not there
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            rows.append(pool.submit(_grown, classes).result())
+    return rows
+
+
 def process(*arguments: str) -> tuple[float, int]:
     """(seconds, peak bytes) of a whole `python -m digitlib` with ``arguments``."""
     start, peak = time.perf_counter(), 0
@@ -157,22 +248,40 @@ def bench(
     images: Sequence[Path],
     names: Sequence[str],
     quick: bool = False,
+    classes: Sequence[int] = (),
     folder: Path | None = None,
     progress: bool = True,
 ) -> dict:
     """Everything that is measured, ready for JSON; to bench.json in ``folder``, if given.
 
-    ``quick``: a few images, no processes of their own.
+    ``quick``: a few images, no processes of their own. ``classes``: numbers of them for `growth`.
     """
+    model.keep_memory()
     files = image_files(images)
     files = files[:: max(1, len(files) // (4 if quick else 20))]
     found = {
         "device": device(),
+        "images": len(files),
         "labels": compared(files, names, exact=not quick, progress=progress),
+        "pipeline": pipeline([read_page(file) for file in files], progress),
     }
     if not quick:
         found["processes"] = [whole_processes(files, name, MANY) for name in names]
+    if classes:
+        found["growth"] = growth(classes, progress)
     if folder:
         with whole_file(folder / "bench.json") as aside:
             aside.write_text(json.dumps(found, indent=1), "utf-8")
     return found
+
+
+def found(run: str, dataset: str, names: Sequence[str]) -> dict:
+    """What `bench` left in reports/``run``; where it left nothing, a quick one of ``names``.
+
+    That labels test images of the data set ``dataset``.
+    """
+    file = run_folder(run) / "bench.json"
+    if not file.is_file():
+        images = [page.path for page in load_dataset(dataset, progress=False).test]
+        bench(images, names, quick=True, folder=file.parent, progress=False)
+    return read_json(file)

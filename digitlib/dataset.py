@@ -7,10 +7,11 @@ Out: a Dataset of Pages, every image uint8 (h, w), 0 ink .. 255 paper, whatever 
 import contextlib
 import hashlib
 import os
+import tempfile
 import unicodedata
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -26,6 +27,7 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"}
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")  # told from the bytes; a suffix is not evidence
 MIN_SIDE = 32  # px; a line of writing does not fit in less
 MAX_PIXELS = 100_000_000  # about A4 at 1000 dpi; checked on the header, so that no bomb is decoded
+HELD = 2**31  # bytes of images in memory; what is more lies in a temporary file
 MAX_LISTED = 10  # files named in one error; the rest are counted
 NAMING = "{label}_{anything}.png (or jpg, tif, bmp, webp; a label has 1 to 64 characters)"
 
@@ -63,13 +65,18 @@ class Dataset:
 
 
 def load_dataset(
-    name_or_path: str | Path, classes: int = 70, seed: int = 1, progress: bool = True
+    name_or_path: str | Path,
+    classes: int = 70,
+    seed: int = 1,
+    progress: bool = True,
+    held: int = HELD,
 ) -> Dataset:
     """Read ``digits``, ``hands`` (both written on first use), ``reference`` or a folder.
 
     A name wins over a folder of that name; write ``./digits`` for the folder. Everything is
     checked before anything is returned, and a Problem lists all bad files at once. Links are
-    followed, out of the folder too: shared scans are often collected by links.
+    followed, out of the folder too: shared scans are often collected by links. Images beyond
+    ``held`` bytes wait in a temporary file, mapped into memory.
     """
     name, folder = _source(name_or_path, classes, seed, progress)
     train, test = _images(folder / "train"), _images(folder / "test")
@@ -79,7 +86,7 @@ def load_dataset(
             problems.append(f"{_shown(path)}: the name does not fit; rename it to {NAMING}")
         elif label_of(path) not in trained:
             problems.append(f"{_shown(path)}: no page in train/ has this label; add one")
-    pages, hashes, unreadable = _read_all(train + test, progress)
+    pages, hashes, unreadable = _read_all(train + test, progress, held)
     problems += unreadable
     learnt = {hashes[path]: path for path in train if path in hashes}
     for path in test:
@@ -165,15 +172,31 @@ def _images(folder: Path) -> list[Path]:
     return found
 
 
-def _read_all(paths: list[Path], progress: bool) -> tuple[list[Page], dict[Path, str], list[str]]:
+def _read_all(
+    paths: list[Path], progress: bool, held: int
+) -> tuple[list[Page], dict[Path, str], list[str]]:
     """The pages that can be read, the SHA-256 of each, and what is wrong with the others."""
     pages, hashes, problems = [], {}, []
+    aside = tempfile.TemporaryFile()  # noqa: SIM115 (goes with its last image)
+    places: dict[int, tuple[int, tuple[int, int]]] = {}  # of pages in it: where, and their shape
     for path in progress_bar(paths, progress, desc="reading", unit="image"):
         try:
             page, hashes[path] = _read(path)
-            pages.append(page)
         except Problem as problem:
             problems.append(str(problem))
+            continue
+        held -= page.image.nbytes
+        if held < 0:
+            places[len(pages)] = aside.tell(), page.image.shape
+            aside.write(page.image)
+            page = replace(page, image=page.image[:0])
+        pages.append(page)
+    if places:
+        aside.flush()
+        mapped = np.asarray(np.memmap(aside, np.uint8, "r"))
+        for i, (start, shape) in places.items():
+            image = mapped[start : start + shape[0] * shape[1]].reshape(shape)
+            pages[i] = replace(pages[i], image=image)
     return pages, hashes, problems
 
 
@@ -236,7 +259,7 @@ def _grey(picture: Image.Image) -> np.ndarray:
     """Any colour type as (h, w) uint8 grey on white, upright."""
     tags = getattr(picture, "tag_v2", {})  # TIFF only, and lost on rotating
     with contextlib.suppress(Exception):  # a damaged EXIF block is no reason to lose the scan
-        picture = ImageOps.exif_transpose(picture)
+        ImageOps.exif_transpose(picture, in_place=True)
     if picture.mode.startswith("I;16"):
         values, levels = np.array(picture, np.float32), 2 ** tags.get(258, (16,))[0] - 1
         if tags.get(262) == 0:  # TIFF's WhiteIsZero, which Pillow undoes at 1 and 8 bits only

@@ -6,6 +6,7 @@ graph holds no weights: they are read from the model file, where there is only o
 
 import io
 import json
+import math
 import sys
 import tempfile
 import threading
@@ -27,6 +28,7 @@ GRAPH, CONSTANTS = "engine.xml", "engine.bin"  # those that `export` makes
 ABOUT = "engine.json"  # where in WEIGHTS each of the graph's weights is, and more
 MOST_GRAPH = 2**26  # bytes of the graph, unpacked
 MOST_WEIGHTS = 2**30  # bytes of all weights
+KINDS = ("<f2", "<f4")  # that weights are of
 
 
 def _openvino() -> ModuleType:
@@ -56,11 +58,23 @@ def places(network: "keras.Model") -> list[str]:
     return [found[i] for i in range(len(network.weights))]
 
 
-def export(reader: "keras.Model", where: Sequence[str], stride: int) -> dict[str, bytes]:
-    """The members of ``reader``'s model file that `Engine` needs; none where OpenVINO is not.
+def spans(model: Path, names: Sequence[str]) -> list[tuple[int, str, tuple[int, ...]]]:
+    """(first byte within WEIGHTS, dtype, shape) of the weights ``names`` of a `.keras` file.
 
-    ``where``: the `places` of ``reader.weights``; ``stride``: of its feature map, px. OpenVINO
-    reads TensorFlow's graphs, so another backend exports nothing.
+    Keras writes them in one piece each, so that they are read again without HDF5's library.
+    """
+    import h5py
+
+    with zipfile.ZipFile(model) as archive, h5py.File(io.BytesIO(archive.read(WEIGHTS))) as file:
+        items = [file[name] for name in names]
+        return [(item.id.get_offset(), item.dtype.str, item.shape) for item in items]
+
+
+def export(reader: "keras.Model", model: Path, names: Sequence[str], stride: int) -> dict:
+    """Further members (name -> bytes) of the file ``model`` of ``reader``, which `Engine` needs.
+
+    ``names``: the `places` of ``reader.weights``; ``stride``: of its feature map, px. None where
+    OpenVINO is missing; it reads TensorFlow's graphs, so another backend exports nothing either.
     """
     import keras
 
@@ -74,7 +88,7 @@ def export(reader: "keras.Model", where: Sequence[str], stride: int) -> dict[str
 
     trainable, others = reader.trainable_variables, reader.non_trainable_variables
     number = {id(item): i for i, item in enumerate(reader.weights)}  # paths: two trunks share them
-    order = [where[number[id(item)]] for item in [*trainable, *others]]
+    order = spans(model, [names[number[id(item)]] for item in [*trainable, *others]])
     n_inputs, n_trainable = len(reader.inputs), len(trainable)
 
     def logits(*values: tf.Tensor) -> tf.Tensor:
@@ -91,7 +105,7 @@ def export(reader: "keras.Model", where: Sequence[str], stride: int) -> dict[str
         files = [Path(folder) / name for name in (GRAPH, CONSTANTS)]
         openvino.serialize(graph, *map(str, files))
         members = {file.name: file.read_bytes() for file in files}
-    return members | {ABOUT: json.dumps({"places": order, "stride": stride}).encode()}
+    return members | {ABOUT: json.dumps({"spans": order, "stride": stride}).encode()}
 
 
 def has_graph(path: Path) -> bool:
@@ -100,7 +114,7 @@ def has_graph(path: Path) -> bool:
         return {GRAPH, CONSTANTS, ABOUT} <= set(archive.namelist())
 
 
-def _members(path: Path) -> tuple[bytes, bytes, dict, io.BytesIO]:
+def _members(path: Path) -> tuple[bytes, bytes, dict, bytes]:
     """Graph, constants, what is known about them, and the weights; raises Problem."""
     if not has_graph(path):
         raise Problem(f"{path}: holds no graph for OpenVINO; predict with --engine keras")
@@ -112,29 +126,30 @@ def _members(path: Path) -> tuple[bytes, bytes, dict, io.BytesIO]:
                 "--engine keras"
             )
         graph, constants, about = (archive.read(item) for item in own)
-        return graph, constants, json.loads(about), io.BytesIO(archive.read(WEIGHTS))
+        if archive.getinfo(WEIGHTS).file_size > MOST_WEIGHTS:
+            raise Problem(f"{path}: its weights are more than {MOST_WEIGHTS >> 20} MiB")
+        return graph, constants, json.loads(about), archive.read(WEIGHTS)
 
 
 def _bound(core: Any, path: Path) -> tuple[Any, int]:
     """(the graph in ``path`` with the weights of that file as constants, its stride)."""
-    import h5py
     from openvino import opset13
 
     graph, constants, about, weights = _members(path)
-    network, left = core.read_model(graph, constants), MOST_WEIGHTS
-    with h5py.File(weights) as file:
-        for parameter in network.get_parameters():
-            name = parameter.output(0).get_any_name()
-            if not name.startswith("weight"):
-                continue
-            value = file[about["places"][int(name.removeprefix("weight"))]]
-            left -= value.nbytes
-            if value.shape != tuple(parameter.shape) or left < 0:
-                raise Problem(f"{path}: its weights do not fit its graph; use --engine keras")
-            constant = opset13.constant(value[()])
-            for target in parameter.output(0).get_target_inputs():
-                target.replace_source_output(constant.output(0))
-            network.remove_parameter(parameter)
+    network = core.read_model(graph, constants)
+    for parameter in network.get_parameters():
+        name = parameter.output(0).get_any_name()
+        if not name.startswith("weight"):
+            continue
+        start, kind, shape = about["spans"][int(name.removeprefix("weight"))]
+        if kind not in KINDS or list(shape) != list(parameter.shape):
+            raise Problem(f"{path}: its weights do not fit its graph; use --engine keras")
+        # Raises ValueError for a span that is not within the file.
+        value = np.frombuffer(weights, kind, math.prod(shape), start).reshape(shape)
+        constant = opset13.constant(value)
+        for target in parameter.output(0).get_target_inputs():
+            target.replace_source_output(constant.output(0))
+        network.remove_parameter(parameter)
     return network, int(about["stride"])
 
 

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-from digitlib import evaluate, patches, progress_bar, strips
+from digitlib import evaluate, patches, progress_bar, strips, vlad
 from digitlib.dataset import Page
 from digitlib.results import combine
 from digitlib.settings import Settings
@@ -33,8 +33,8 @@ def vote(network: keras.Model, page: Page, settings: Settings) -> Votes:
     start = time.perf_counter()
     if settings.pooling == "vlad":  # all of the image in one pass
         strip = strips.Strip(strips.enhance(page.image, settings), page.label, 0, page.path.name)
-        batch = strips.network_input(strip.image, settings)[None]
-        logits = np.asarray(network.predict_on_batch(batch))[None]
+        inputs = strips.network_inputs(strip.image, settings)
+        logits = np.asarray(vlad.outputs(network, inputs))[None]
         centre = np.array([strip.image.shape[::-1]]) / 2
         return Votes([strip], [centre], logits, time.perf_counter() - start)
     items = strips.test_strips(page, settings)

@@ -21,7 +21,10 @@ from digitlib.shipped import CARD, read_card
 from digitlib.strips import GRID
 
 TRUNK_LAYER = "block_6_expand_relu"  # where the shipped weights end
-SHIPPED = Path(__file__).with_name("weights") / "handwriting.weights.h5"
+SHIPPED = {  # weights of generated handwriting, by width
+    width: Path(__file__).with_name("weights") / name
+    for width, name in ((1.0, "handwriting.weights.h5"), (0.5, "handwriting-small.weights.h5"))
+}
 
 
 def device() -> str:
@@ -38,12 +41,14 @@ def jit_pays() -> bool:
 def keep_memory() -> None:
     """Have glibc keep freed blocks: given back and fetched anew, they took half of a step's time.
 
-    Other systems' allocators do so by themselves. Constants: mallopt(3).
+    All threads share one heap that never shrinks (mallopt(3)); other systems' allocators keep their
+    blocks by themselves.
     """
+    trim_threshold, mmap_max, arena_max = -1, -4, -8
     with contextlib.suppress(AttributeError, OSError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
-        for threshold in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
-            mallopt(threshold, 2**30)
+        for option, value in (trim_threshold, 2**30), (mmap_max, 0), (arena_max, 1):
+            mallopt(option, value)
 
 
 def _mobilenet(size: int, width: float, weights: str | None = None) -> keras.Model:
@@ -85,7 +90,12 @@ def backbone(settings: Settings) -> keras.Model:
                 "WEIGHTS to a MobileNetV2 no-top weights file that you have, or use WEIGHTS "
                 "handwriting, which ships with digitlib."
             ) from error
-    path = SHIPPED if settings.weights == "handwriting" else Path(settings.weights)
+    path = Path(settings.weights)
+    if settings.weights == "handwriting":
+        if width not in SHIPPED:
+            widths = " or ".join(map(str, SHIPPED))
+            raise Problem(f"WEIGHTS handwriting ships for WIDTH {widths}, not {width}; pretrain it")
+        path = SHIPPED[width]
     if not path.is_file():
         raise Problem(
             f"WEIGHTS {settings.weights!r} is no file, and none of handwriting, imagenet, none"
@@ -233,7 +243,8 @@ def save(
         bare.save(aside)
         reader = bare if settings.pooling == "vlad" else one_pass(len(classes), settings)
         stride = GRID // trunk(GRID, settings.width, settings.layer).output_shape[1]
-        members = engine.export(reader, engine.places(bare), stride) | {CARD: json.dumps(card)}
+        members = engine.export(reader, aside, engine.places(bare), stride)
+        members |= {CARD: json.dumps(card)}
         with zipfile.ZipFile(aside, "a", zipfile.ZIP_DEFLATED) as archive:
             for name, content in members.items():
                 archive.writestr(name, content)

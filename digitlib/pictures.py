@@ -59,20 +59,12 @@ def shorten(label: str, length: int = 14) -> str:
     return label if len(label) <= length else label[: length - 1] + "…"
 
 
-@figure
-def confusion_matrix(result: pd.DataFrame, classes: Sequence[str]) -> Figure:
-    """Rows: the true class, columns: the predicted one, darker for a larger share of the row.
-
-    Right is blue, wrong is orange, none is blank. Labels that only the test has come last. Few
-    classes have their counts written in; with many, errors are dots of a size that can be seen.
-    """
-    labels = [*classes, *sorted(set(result["actual"]) - set(classes))]
+def _cells(axis: Axes, result: pd.DataFrame, labels: Sequence[str]) -> None:
+    """A field for each pair of ``labels`` that ``result`` has, the darker the more of its row."""
+    k, diagonal = len(labels), np.eye(len(labels), dtype=bool)
     counts = pd.crosstab(result["actual"], result["predicted"])
     counts = counts.reindex(index=labels, columns=labels, fill_value=0).to_numpy()
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    k, diagonal = len(labels), np.eye(len(labels), dtype=bool)
-    side = min(WIDTH, 4.2 + 0.25 * k)
-    fig, axis = plt.subplots(figsize=(side, side))
     # Only a part of each palette: the palest is no longer white, and blue stays behind orange.
     blue, orange = sns.light_palette(RIGHT, 100)[20:70], sns.light_palette(WRONG, 100)[45:]
     for shades, hidden in [(blue, ~diagonal), (orange, diagonal)]:
@@ -88,10 +80,29 @@ def confusion_matrix(result: pd.DataFrame, classes: Sequence[str]) -> Figure:
             square=True,
             ax=axis,
         )
-    if k > 200:  # a cell is a pixel or three wide
-        for size, colour, there in [(3, RIGHT, diagonal), (9, WRONG, ~diagonal)]:
-            rows, columns = np.nonzero(counts * there)
-            axis.scatter(columns + 0.5, rows + 0.5, s=size, color=colour, linewidths=0)
+
+
+@figure
+def confusion_matrix(result: pd.DataFrame, classes: Sequence[str]) -> Figure:
+    """Rows: the true class, columns: the predicted one, darker for a larger share of the row.
+
+    Right is blue, wrong is orange, none is blank. Labels that only the test has come last. Few
+    classes have their counts written in; with many, errors are dots of a size that can be seen.
+    """
+    labels = [*classes, *sorted(set(result["actual"]) - set(classes))]
+    k = len(labels)
+    side = min(WIDTH, 4.2 + 0.25 * k)
+    fig, axis = plt.subplots(figsize=(side, side))
+    if k > 200:  # a cell would be a pixel or three wide, and they are too many to be drawn
+        place = {label: i + 0.5 for i, label in enumerate(labels)}
+        across, down = (result[c].map(place) for c in ("predicted", "actual"))
+        is_right = is_correct(result)
+        for size, colour, those in (3, RIGHT, is_right), (9, WRONG, ~is_right):
+            axis.scatter(across[those], down[those], s=size, color=colour, linewidths=0)
+        axis.set(xlim=(0, k), ylim=(k, 0), aspect="equal")
+        axis.grid(False)
+    else:
+        _cells(axis, result, labels)
     every = 1 if k <= 80 else next(e for e in (5, 10, 20, 50, 100, k) if k / e <= 40)
     ticks, names = np.arange(0, k, every) + 0.5, [shorten(label) for label in labels[::every]]
     size, narrow = min(10, 430 * every / k), k <= 25 and max(map(len, labels)) <= 3

@@ -139,3 +139,33 @@ def accuracy_by_training_text(table: pd.DataFrame) -> Figure:
     axis.set_title("Accuracy by the amount of text in training (bars: 95 % over classes)")
     fig.legend(loc="outside lower center", ncols=3)
     return fig
+
+
+@figure
+def cost_of_labels(table: pd.DataFrame) -> Figure:
+    """A bar a procedure: milliseconds a label (log), and how many times as fast as the first."""
+    fig, axis = plt.subplots(figsize=(WIDTH, 0.42 * len(table) + 1.2))
+    places = range(len(table))
+    axis.barh(places, table["ms"], color=[NEUTRAL] + [RIGHT] * (len(table) - 1))
+    for y, row in enumerate(table.itertuples()):
+        times = "" if y == 0 else f", {row.times:.0f} times as fast"
+        axis.text(row.ms * 1.1, y, f"{row.ms:.1f} ms{times}", va="center", fontsize=9)
+    axis.set_yticks(places, [shorten(name, 36) for name in table["name"]])
+    axis.invert_yaxis()
+    axis.set(xscale="log", xlim=(table["ms"].min() / 3, table["ms"].max() * 12))
+    axis.set(xlabel="ms from image file to label (log scale)", title="What a label costs")
+    return fig
+
+
+@figure
+def cost_of_classes(table: pd.DataFrame) -> Figure:
+    """Training time a class, time a label and peak memory against the number of classes (log)."""
+    fig, axes = plt.subplots(1, 3, figsize=(WIDTH, 3.2))
+    columns = {"seconds_a_class": "s of training a class", "ms": "ms a label", "peak_mb": "MB"}
+    for axis, (column, name) in zip(axes, columns.items(), strict=True):
+        axis.plot(table["classes"], table[column], "o-")
+        axis.set_xscale("log")
+        axis.set_xticks(table["classes"], [f"{n:,}" for n in table["classes"]])
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.set(xlabel="classes (log scale)", title=name, ylim=(0, 1.3 * table[column].max()))
+    return fig

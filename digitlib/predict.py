@@ -5,7 +5,6 @@ and labelled by one of a few threads, so that a folder of any size needs the mem
 """
 
 import importlib.util
-import os
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,14 +13,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from digitlib import Problem, progress_bar
+from digitlib import Problem, cores, progress_bar
 from digitlib.dataset import Page, image_files, raise_all, read_page
 from digitlib.engine import Engine, has_graph
 from digitlib.patches import ensemble_centres, windows
 from digitlib.results import combine, result_rows, write_rows
 from digitlib.settings import Settings
 from digitlib.shipped import read_card
-from digitlib.strips import enhance, network_input, test_strips
+from digitlib.strips import enhance, network_inputs, test_strips
 
 ENGINES = ("auto", "openvino", "keras")
 
@@ -31,7 +30,7 @@ Reader = Callable[[Page], np.ndarray]  # an image's logits (n_strips, n_patches,
 def one_pass(engine: Engine, page: Page, settings: Settings) -> np.ndarray:
     """Logits (n_strips, n_patches, classes) of ``page``: the backbone sees every strip once."""
     if settings.pooling == "vlad":
-        return engine(network_input(enhance(page.image, settings), settings)[None])[None]
+        return engine(*network_inputs(enhance(page.image, settings), settings))[None]
     logits = []
     for i, strip in enumerate(test_strips(page, settings)):
         centres = ensemble_centres(strip, settings, i)
@@ -81,8 +80,7 @@ def predict_files(
     files = image_files(paths)
     classes, settings, _ = read_card(model)
     cv2.setNumThreads(1)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    read, threads = reader(model, engine, min(cores or 1, len(files)))
+    read, threads = reader(model, engine, min(cores(), len(files)))
 
     def label(file: Path) -> dict | str:
         start = time.perf_counter()

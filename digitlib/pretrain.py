@@ -109,6 +109,7 @@ def pretrain(
         if wrong:
             raise Problem(complaint)
     cv2.setNumThreads(1)
+    model.keep_memory()
     keras.utils.set_random_seed(seed)
     backbone, network = _network(hands, width, size)
     schedule = keras.optimizers.schedules.CosineDecay(

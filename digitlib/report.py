@@ -87,7 +87,7 @@ def git_commit() -> str | None:
 
 def device() -> str:
     """The device that Keras computes on, if this process has loaded Keras, else the CPU."""
-    cpu = f"cpu ({os.cpu_count()} cores, {platform.machine()})"
+    cpu = f"cpu ({digitlib.cores()} cores, {platform.machine()})"
     keras = sys.modules.get("keras")
     try:
         found = keras.distribution.list_devices("gpu") if keras else []

@@ -17,6 +17,7 @@ CHOICES = {
     "placement": ("ink", "anywhere"),
     "combine": ("probabilities", "logits", "vote"),
 }
+MOST_SCALES = 8  # at which strips are read
 MOST_WEIGHTS = 2**28  # of whitening VLAD vectors: a gigabyte
 RANGES = {  # smallest and largest value that means something
     "classes": (2, 10_000),
@@ -45,6 +46,7 @@ RANGES = {  # smallest and largest value that means something
     "size_change": (0, 0.5),
     "slant_change": (0, 1),
     "shrinkage": (0, 1),
+    "examples": (100, 10_000_000),
     "svm_c": (1e-6, 1e6),
     "temperature": (1e-3, 1e3),
     "dropout": (0, 0.99),
@@ -121,6 +123,7 @@ class Settings:
     trunks: int = 1  # backbones that phase 2 tunes, each from its own seed; all logits add up
     untuned: bool = False  # one more backbone: as it was before phase 2
     vlad_layers: str = "block_3_expand_relu block_6_expand_relu"  # read at each, logits added
+    vlad_scales: str = ""  # strips are read at each, logits added; empty is SCALE alone
     codebooks: int = 4  # of each layer
     clusters: int = 32  # centres of a codebook
     components: int = 32  # that a local feature is whitened to
@@ -129,6 +132,7 @@ class Settings:
     pen_change: float = 0.7  # px that the pen of further training examples is wider or narrower
     size_change: float = 0.07  # that they are larger or smaller
     slant_change: float = 0.06  # px to the side for each px up, either way
+    examples: int = 20_000  # VLAD vectors that are held at once, and that a class is told from
     svm_c: float = 0.3  # weight of the errors in the SVM's loss
     temperature: float = 1.0  # the logits are divided by it
     # ensemble
@@ -154,7 +158,7 @@ class Settings:
         if self.n_even > self.n_patches:
             raise Problem(f"N_EVEN ({self.n_even}) cannot exceed N_PATCHES ({self.n_patches})")
         vector = self.codebooks * self.clusters * self.components
-        layers = len(self.vlad_layers.split()) * (self.trunks + self.untuned)
+        layers = len(self.vlad_layers.split()) * (self.trunks + self.untuned) * len(self.scales)
         if vector * self.whitened * layers > MOST_WEIGHTS:
             raise Problem(
                 f"CODEBOOKS x CLUSTERS x COMPONENTS ({vector}) x WHITENED x layers make more than "
@@ -169,6 +173,21 @@ class Settings:
     def input_size(self) -> int:
         """Side of the network's input, px."""
         return round(self.patch_size * self.scale)
+
+    @property
+    def scales(self) -> list[float]:
+        """At which whole strips are read; raises Problem."""
+        try:
+            scales = [float(scale) for scale in self.vlad_scales.split()] or [self.scale]
+        except ValueError:
+            scales = [0.0]
+        low, high = RANGES["scale"]
+        if not all(low <= scale <= high for scale in scales) or not len(scales) <= MOST_SCALES:
+            raise Problem(
+                f"VLAD_SCALES must be up to {MOST_SCALES} numbers from {low} to {high} with blanks "
+                f"between, not {self.vlad_scales!r}"
+            )
+        return scales
 
     @classmethod
     def of(cls, parameters: Mapping[str, Any]) -> "Settings":

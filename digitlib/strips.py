@@ -158,8 +158,22 @@ def ink(image: np.ndarray) -> np.ndarray:
 
 def network_input(image: np.ndarray, settings: Settings) -> np.ndarray:
     """(h, w) uint8 strip -> (h', w', 2) uint8: it and its ink, 0 to 255, at the network's scale."""
-    size = [max(1, round(side * settings.scale)) for side in image.shape[::-1]]
-    writing = ink(image).astype(np.uint8) * 255
-    grey, writing = (cv2.resize(i, size, interpolation=cv2.INTER_AREA) for i in (image, writing))
+    return _at_scale(image, ink(image), settings.scale)
+
+
+def network_inputs(image: np.ndarray, settings: Settings) -> list[np.ndarray]:
+    """`network_input` at each of VLAD_SCALES, as batches of one: (1, h', w', 2) uint8 each."""
+    writing = ink(image)
+    return [_at_scale(image, writing, scale)[None] for scale in settings.scales]
+
+
+def _at_scale(image: np.ndarray, writing: np.ndarray, scale: float) -> np.ndarray:
+    layers = image, writing.astype(np.uint8) * 255
+    whole = round(1 / scale)
+    if whole * scale == 1:  # means of whole pixels: faster
+        rest = [(0, -side % whole) for side in image.shape]
+        layers = [np.pad(layer, rest, "edge") for layer in layers]
+    size = [max(1, round(side * scale)) for side in layers[0].shape[::-1]]
+    grey, writing = (cv2.resize(layer, size, interpolation=cv2.INTER_AREA) for layer in layers)
     padding = ((0, -size[1] % GRID), (0, -size[0] % WIDE))
     return np.stack([np.pad(grey, padding, constant_values=PAPER), np.pad(writing, padding)], -1)

@@ -4,7 +4,9 @@ In: pages and a backbone. Out: a Keras model from strips of any size (n, h, w, 2
 to logits (n, classes), in one pass. Vectors of locally aggregated descriptors: Jégou et al. 2010.
 """
 
+import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,14 +19,15 @@ from sklearn.covariance import shrunk_covariance
 from sklearn.decomposition import PCA
 from sklearn.svm import LinearSVC
 
-from digitlib import Problem, progress_bar
+from digitlib import Problem, cores, progress_bar
 from digitlib.dataset import Page
 from digitlib.settings import Settings
-from digitlib.strips import GRID, PAPER, enhance, network_input, split_tops, strip_tops
+from digitlib.strips import GRID, PAPER, enhance, network_inputs, split_tops, strip_tops
 
 LEAST_INK = 0.02  # of a position's cell: less is an edge, or dust
 LEAST_KEPT = 64  # directions of a whitened VLAD vector, however few the classes
 LEARNT_FROM = 30_000  # local features that whitening and codebooks are learnt from
+MOST_SAMPLED = 128  # sheets that these come from
 LESS_TEXT = 3  # so much lower than a strip are further windows: one line where a strip has three
 PEN_SIGMA = 1.0  # px: blur that turns a step of the pen's edge into a slope
 
@@ -66,14 +69,23 @@ class Vlad(keras.layers.Layer):
     Perronnin et al. 2010) and unit length per codebook. Several codebooks: Jégou and Chum 2012.
     """
 
-    def __init__(self, stride: int, codebooks: int, clusters: int, components: int, **how) -> None:
+    def __init__(
+        self,
+        stride: int,
+        codebooks: int,
+        clusters: int,
+        components: int,
+        scale: float = 1.0,
+        **how,
+    ) -> None:
+        """``stride``: px of the network's input; ``scale``: such px to a px of the page."""
         super().__init__(**{"trainable": False, "dtype": "float32"} | how)
-        self.stride, self.shape = stride, (codebooks, clusters, components)
+        self.stride, self.scale, self.shape = stride, scale, (codebooks, clusters, components)
 
     def get_config(self) -> dict:
         codebooks, clusters, components = self.shape
         own = {"codebooks": codebooks, "clusters": clusters, "components": components}
-        return super().get_config() | {"stride": self.stride} | own
+        return super().get_config() | {"stride": self.stride, "scale": self.scale} | own
 
     def build(self, shapes) -> None:
         channels = shapes[0][-1]
@@ -137,7 +149,7 @@ class Projection(keras.layers.Layer):
 
 
 def labelled(vector: keras.KerasTensor, name: str, n_classes: int, settings: Settings) -> Any:
-    """Logits (n, classes) of one layer's VLAD vectors (n, d); `learn_labels` learns the weights."""
+    """Logits (n, classes) of one layer's VLAD vectors (n, d); `Labels` learns the weights."""
     kept = min(settings.whitened, max(n_classes, LEAST_KEPT))
     vector = Projection(kept, name=f"whiten_{name}")(vector)
     vector = keras.layers.UnitNormalization(name=f"unit_{name}")(vector)
@@ -147,69 +159,90 @@ def labelled(vector: keras.KerasTensor, name: str, n_classes: int, settings: Set
 def whole_strips(cores: Sequence[keras.Model], n_classes: int, settings: Settings) -> keras.Model:
     """Strips (n, h, w, 2) uint8 -> logits (n, classes): VLAD at each layer, whitened, and labelled.
 
-    ``cores``: backbones for any size of input; their outputs are dictionaries of layers. The
-    logits of all layers add up. All weights but the backbones' wait for `fit`.
+    One input a scale. ``cores``: backbones for any size of input; their outputs are dictionaries
+    of layers. The logits of all layers add up. All weights but the backbones' wait for `fit`.
     """
-    strips = keras.Input((None, None, 2), name="strips")
-    grey, writing = strips[..., :1], ops.cast(strips[..., 1:], "float32")
-    grey = keras.layers.Rescaling(1 / 127.5, offset=-1)(grey)
-    grey = keras.layers.Concatenate()([grey] * 3)
-    maps, sides = {}, {}
-    for i, core in enumerate(cores):
-        own = f"_{i}" if i else ""
-        maps |= {name + own: features for name, features in core(grey).items()}
-        small = core.compute_output_shape((1, GRID, GRID, 3))
-        sides |= {name + own: side[1] for name, side in small.items()}
-    shape = settings.codebooks, settings.clusters, settings.components
-    logits = []
-    for name, features in maps.items():
-        stride = GRID // sides[name]
-        vector = Vlad(stride, *shape, name=f"vlad_{name}")([features, writing])
-        logits.append(labelled(vector, name, n_classes, settings))
+    shape, inputs, logits = (settings.codebooks, settings.clusters, settings.components), [], []
+    for k, scale in enumerate(settings.scales):
+        at = f"_{k}" if k else ""
+        inputs.append(keras.Input((None, None, 2), name=f"strips{at}"))
+        grey, writing = inputs[-1][..., :1], ops.cast(inputs[-1][..., 1:], "float32")
+        grey = keras.layers.Rescaling(1 / 127.5, offset=-1)(grey)
+        grey = keras.layers.Concatenate()([grey] * 3)
+        for i, core in enumerate(cores):
+            small = core.compute_output_shape((1, GRID, GRID, 3))
+            for layer, features in core(grey).items():
+                name = f"{layer}_{i}{at}" if i or k else layer
+                vlad = Vlad(GRID // small[layer][1], *shape, scale, name=f"vlad_{name}")
+                vector = vlad([features, writing])
+                logits.append(labelled(vector, name, n_classes, settings))
     summed = keras.layers.Add()(logits) if len(logits) > 1 else logits[0]
-    return keras.Model(strips, summed, name="digitlib")
+    return keras.Model(inputs if len(inputs) > 1 else inputs[0], summed, name="digitlib")
+
+
+def outputs(network: keras.Model, inputs: list[np.ndarray]) -> Any:
+    """What ``network`` (`whole_strips`, or a part of it) makes of `strips.network_inputs`."""
+    return network.predict_on_batch(inputs if len(inputs) > 1 else inputs[0])
 
 
 @dataclass(frozen=True)
 class _Sheet:
-    """A page that is learnt from: its input to the network, its label and its windows."""
+    """A page that is learnt from: the network's inputs, its label and its windows."""
 
-    image: np.ndarray  # (h, w, 2) uint8
+    inputs: list[np.ndarray]  # of the network, (1, h, w, 2) uint8 each
     label: str
     windows: list[tuple[float, float]]  # top and bottom, px of the sheet
 
 
-def _sheets(pages: Sequence[Page], settings: Settings) -> list[_Sheet]:
+class _Sheets(Sequence):
     """Every page as it is and varied, without the lines that `split` holds out.
 
-    Another day the same hand has another pen, writes larger or smaller, slants more or less.
+    Each is made when it is asked for. Another day the same hand has another pen, writes larger or
+    smaller, slants more or less.
     """
-    pens, sizes, slants = settings.pen_change, settings.size_change, settings.slant_change
-    changes = {(0.0, 1.0, 0.0)}
-    for sign in (-1, 1):
-        changes |= {
-            (sign * pens, 1.0, 0.0),
-            (0.0, 1 + sign * sizes, 0.0),
-            (0.0, 1.0, sign * slants),
-        }
-    sheets = []
-    for page in pages:
+
+    def __init__(self, pages: Sequence[Page], settings: Settings) -> None:
+        self.pages, self.settings = pages, settings
+        changes = {(0.0, 1.0, 0.0)}
+        for sign in (-1, 1):
+            changes |= {
+                (sign * settings.pen_change, 1.0, 0.0),
+                (0.0, 1 + sign * settings.size_change, 0.0),
+                (0.0, 1.0, sign * settings.slant_change),
+            }
+        self.changes = sorted(changes)  # pen px, size, slant
+
+    def __len__(self) -> int:
+        return len(self.pages) * len(self.changes)
+
+    def __getitem__(self, i: int) -> _Sheet:
+        settings = self.settings
+        page = self.pages[i // len(self.changes)]
+        width, size, slant = self.changes[i % len(self.changes)]
         tops, _ = split_tops(page.image.shape[0], settings)
         end = min(tops[-1] + settings.strip_height, page.image.shape[0])
         strip, step = settings.strip_height, settings.strip_step
         windows = [
-            (top, top + height)
+            (top * size, (top + height) * size)
             for height, step in ((strip, step), (strip // LESS_TEXT, -(-step // 2)))
             for top in strip_tops(end, height, step)
         ]
-        for width, size, slant in sorted(changes):
-            image = page.image[:end]
-            image = pen(image, width) if width else image
-            image = resized(image, size, slant) if (size, slant) != (1, 0) else image
-            image = network_input(enhance(image, settings), settings)
-            scaled = [(top * size, bottom * size) for top, bottom in windows]
-            sheets.append(_Sheet(image, page.label, scaled))
-    return sheets
+        image = page.image[:end]
+        image = pen(image, width) if width else image
+        image = resized(image, size, slant) if (size, slant) != (1, 0) else image
+        inputs = network_inputs(enhance(image, settings), settings)
+        return _Sheet(inputs, page.label, windows)
+
+
+def _one_ahead(items: Sequence[_Sheet], order: Sequence[int]) -> Iterator[_Sheet]:
+    """``items`` in ``order``, each made while the one before is worked on."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = [pool.submit(items.__getitem__, i) for i in order[:1]]
+        for i in order[1:]:
+            coming.append(pool.submit(items.__getitem__, i))
+            yield coming.pop(0).result()
+        for last in coming:
+            yield last.result()
 
 
 def learn_codebooks(layer: Vlad, features: np.ndarray, seed: int) -> None:
@@ -243,41 +276,41 @@ def fit(
 
     Examples: windows down each page and down its variations, of a strip's height and a third of it.
     A linear SVM, one class against the rest (scikit-learn's LinearSVC), on whitened VLAD vectors
-    (PCA: Jégou and Chum 2012). Raises Problem for pages with too little ink.
+    (PCA: Jégou and Chum 2012). However many the pages, about ``examples`` vectors are held at a
+    time. Raises Problem for pages with too little ink.
     """
     layers = [layer for layer in network.layers if isinstance(layer, Vlad)]
-    sheets = _sheets(pages, settings)
+    sheets = _Sheets(pages, settings)
 
-    def outputs(of: Sequence[_Sheet], what: list, desc: str) -> Iterator[tuple[_Sheet, list]]:
+    def read(of: Sequence[int], what: list, desc: str) -> Iterator[tuple[_Sheet, list]]:
         """Each sheet, and what the network makes of it."""
-        part = keras.Model(network.input, what)
-        for sheet in progress_bar(of, progress, desc=desc, unit="page"):
-            found = part.predict_on_batch(sheet.image[None])
+        part, how = keras.Model(network.input, what), {"total": len(of), "unit": "page"}
+        for sheet in progress_bar(_one_ahead(sheets, of), progress, desc=desc, **how):
+            found = outputs(part, sheet.inputs)
             yield sheet, found if len(what) > 1 else [found]  # Keras unpacks a list of one
 
     rng = np.random.default_rng([settings.seed, 500])
-    some = sheets[::4]  # 4 and 7 have no common factor: all variations take part
+    some = rng.permutation(len(sheets))[:MOST_SAMPLED]
     share = -(-LEARNT_FROM // len(some))
     sampled = [[] for _ in layers]
-    for _, maps in outputs(some, [layer.input for layer in layers], "local features"):
+    for _, maps in read(some, [layer.input for layer in layers], "local features"):
         for layer, (features, writing), found in zip(layers, maps, sampled, strict=True):
             on_ink = features[np.asarray(layer.on_ink(writing)) > 0]
             found.append(on_ink[rng.permutation(len(on_ink))[:share]])
     for layer, found in zip(layers, sampled, strict=True):
         learn_codebooks(layer, np.concatenate(found), settings.seed)
 
-    examples, labels = [[] for _ in layers], []
-    for sheet, sums in outputs(sheets, [layer.rows(*layer.input) for layer in layers], "VLAD"):
-        labels += [sheet.label] * len(sheet.windows)
-        for layer, (rows,), vectors in zip(layers, sums, examples, strict=True):
-            centre = (np.arange(len(rows)) + 0.5) * layer.stride / settings.scale  # px of the page
+    labels = [Labels(network, layer.name.removeprefix("vlad_"), settings) for layer in layers]
+    number = {label: i for i, label in enumerate(classes)}
+    order = rng.permutation(len(sheets))  # so that the first of them are a sample of all
+    for sheet, sums in read(order, [layer.rows(*layer.input) for layer in layers], "VLAD"):
+        for layer, (rows,), learner in zip(layers, sums, labels, strict=True):
+            centre = (np.arange(len(rows)) + 0.5) * layer.stride / layer.scale  # px of the page
             inside = [(top <= centre) & (centre < bottom) for top, bottom in sheet.windows]
             windows = np.stack([rows[those].sum(axis=0) for those in inside])
-            vectors.append(np.asarray(layer.normalised(windows)).astype(np.float16))
-    truth = np.array([classes.index(label) for label in labels])
-    for layer, vectors in zip(layers, examples, strict=True):
-        name = layer.name.removeprefix("vlad_")
-        learn_labels(network, name, np.concatenate(vectors, dtype=np.float32), truth, settings)
+            learner.add(np.asarray(layer.normalised(windows)), number[sheet.label])
+    for learner in progress_bar(labels, progress, desc="SVM", unit="layer"):
+        learner.learn()
 
 
 def _within(vectors: np.ndarray, truth: np.ndarray, shrinkage: float) -> np.ndarray:
@@ -298,33 +331,90 @@ def _within(vectors: np.ndarray, truth: np.ndarray, shrinkage: float) -> np.ndar
     return whiten @ np.linalg.svd(apart, full_matrices=True)[2].T
 
 
-def learn_labels(
-    network: keras.Model, name: str, vectors: np.ndarray, truth: np.ndarray, settings: Settings
-) -> None:
-    """Whitening and SVM of one layer's VLAD ``vectors`` (n, d); ``truth`` (n,) class numbers.
+class Labels:
+    """Whitening and SVM of the layer ``name`` of ``network``, learnt from VLAD vectors.
 
     Whitened twice: to unit variance over all examples (PCA), then over those of one class, so that
     what varies within a hand counts for less (WCCN: Hatch et al. 2006). Of the result, the
-    directions that tell classes apart are kept: Fisher's discriminants.
+    directions that tell classes apart are kept: Fisher's discriminants. Whitening is learnt from
+    the first ``examples`` vectors; shortened, they and all later ones wait in a temporary file.
     """
-    layer = network.get_layer(f"whiten_{name}")
-    pca = PCA(
-        min(settings.whitened, len(vectors) - 1, vectors.shape[1]),
-        svd_solver="randomized",
-        iterated_power=2,  # more cost time and changed no held-out answer
-        random_state=0,
-    ).fit(vectors)
-    own = pca.components_.T / np.sqrt(np.maximum(pca.explained_variance_, 1e-12))
-    own = (own @ _within(vectors @ own, truth, settings.shrinkage))[:, : layer.size]
-    whiten = np.zeros((vectors.shape[1], layer.size), np.float32)
-    whiten[:, : own.shape[1]] = own
-    layer.set_weights([whiten, -pca.mean_ @ whiten])
-    short = (vectors - pca.mean_) @ whiten
-    short /= np.maximum(np.linalg.norm(short, axis=1, keepdims=True), 1e-9)
-    svm = LinearSVC(C=settings.svm_c, random_state=0).fit(short, truth)
-    weights, bias = svm.coef_, svm.intercept_
-    if len(weights) == 1:  # two classes: one boundary, seen from both sides
-        weights, bias = np.concatenate([-weights, weights]), np.concatenate([-bias, bias])
-    network.get_layer(f"logits_{name}").set_weights(
-        [weights.T / settings.temperature, bias / settings.temperature]
-    )
+
+    def __init__(self, network: keras.Model, name: str, settings: Settings) -> None:
+        self.whiten = network.get_layer(f"whiten_{name}")
+        self.logits = network.get_layer(f"logits_{name}")
+        self.settings, self.truth = settings, []
+        self.first: list[np.ndarray] = []  # not yet whitened
+        self.file = tempfile.TemporaryFile()  # noqa: SIM115 (goes with this object)
+
+    def add(self, vectors: np.ndarray, number: int) -> None:
+        """(m, d) ``vectors`` of the class ``number``."""
+        self.truth += [number] * len(vectors)
+        if self.file.tell():
+            self._keep(vectors)
+            return
+        self.first.append(vectors.astype(np.float16))
+        if len(self.truth) >= self.settings.examples:
+            self._learn_whitening()
+
+    def _learn_whitening(self) -> None:
+        settings, size = self.settings, self.whiten.size
+        vectors = np.concatenate(self.first, dtype=np.float32)
+        pca = PCA(
+            min(settings.whitened, len(vectors) - 1, vectors.shape[1]),
+            svd_solver="randomized",
+            iterated_power=2,  # more cost time and changed no held-out answer
+            random_state=0,
+        ).fit(vectors)
+        own = pca.components_.T / np.sqrt(np.maximum(pca.explained_variance_, 1e-12))
+        own = (own @ _within(vectors @ own, np.array(self.truth), settings.shrinkage))[:, :size]
+        whiten = np.zeros((vectors.shape[1], size), np.float32)
+        whiten[:, : own.shape[1]] = own
+        self.whiten.set_weights([whiten, -pca.mean_ @ whiten])
+        self.kernel, self.mean, self.first = whiten, pca.mean_, []
+        self._keep(vectors)
+
+    def _keep(self, vectors: np.ndarray) -> None:
+        short = (vectors - self.mean) @ self.kernel
+        short /= np.maximum(np.linalg.norm(short, axis=1, keepdims=True), 1e-9)
+        self.file.write(short.astype(np.float32).tobytes())
+
+    def learn(self) -> None:
+        """Set the layers' weights from all that was added."""
+        if self.first:
+            self._learn_whitening()
+        self.file.flush()
+        short = np.memmap(self.file, np.float32, "r", shape=(len(self.truth), self.whiten.size))
+        weights, bias = one_against_rest(short, np.array(self.truth), self.settings)
+        heat = self.settings.temperature
+        self.logits.set_weights([weights.T / heat, bias / heat])
+
+
+def one_against_rest(
+    vectors: np.ndarray, truth: np.ndarray, settings: Settings
+) -> tuple[np.ndarray, np.ndarray]:
+    """(weights (classes, d), bias (classes,)) of linear SVMs, each class against all others.
+
+    ``vectors`` (n, d), ``truth`` (n,) class numbers. Of the others, each class sees ``examples`` at
+    most, drawn at random, so that a class costs the same however many there are.
+    """
+    n_classes = truth.max() + 1
+    order = np.argsort(truth, kind="stable")
+    starts = np.searchsorted(truth[order], np.arange(n_classes + 1))
+
+    def boundary(number: int) -> np.ndarray:
+        rows = order[starts[number] : starts[number + 1]]
+        rng = np.random.default_rng([settings.seed, 501, number])
+        room = max(settings.examples - len(rows), 1)
+        others = np.concatenate([order[: starts[number]], order[starts[number + 1] :]])
+        if len(others) > room:
+            others = others[rng.permutation(len(others))[:room]]
+        rows = np.sort(np.concatenate([rows, others]))
+        svm = LinearSVC(C=settings.svm_c, random_state=0).fit(vectors[rows], truth[rows] == number)
+        return np.append(svm.coef_[0], svm.intercept_)
+
+    with ThreadPoolExecutor(cores()) as pool:  # LinearSVC leaves the interpreter to other threads
+        found = np.stack(list(pool.map(boundary, range(n_classes) if n_classes > 2 else [1])))
+    if n_classes == 2:  # one boundary, seen from both sides
+        found = np.concatenate([-found, found])
+    return found[:, :-1], found[:, -1]

@@ -433,3 +433,13 @@ def test_the_real_scans(tmp_path):
         assert set(np.unique(page.image)) == {0, 255}  # 1-bit
         assert 0.005 < (page.image == 0).mean() < 0.2  # so ink is 0, not 255
         assert _is_inverted(255 - page.image)
+
+
+@pytest.mark.parametrize("held", [0, 3_000_000, 10**9])  # none, some, all of them in memory
+def test_images_beyond_what_is_held_are_the_same(hands_folder, held):
+    kept, mapped = (load_dataset(hands_folder, progress=False, held=h) for h in (10**9, held))
+    for one, two in zip(kept.train + kept.test, mapped.train + mapped.test, strict=True):
+        assert one.path == two.path
+        np.testing.assert_array_equal(one.image, two.image)
+    owned = sum(page.image.flags.writeable for page in mapped.train + mapped.test)
+    assert owned == {0: 0, 3_000_000: 1, 10**9: 18}[held]  # a page has 1.65 million pixels

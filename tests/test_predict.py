@@ -134,16 +134,15 @@ def test_the_graph_of_patches_gives_one_pass_s_logits(average, digits):
     np.testing.assert_allclose(read(*inputs), reader.predict_on_batch(inputs), atol=1e-4)
 
 
-def test_weights_lie_where_places_says(whole):
+def test_weights_lie_where_their_spans_say(whole):
     network, settings, path = whole
-    import h5py
-
-    where = json.loads(zipfile.ZipFile(path).read(engine.ABOUT))["places"]
-    assert len(set(where)) == len(where) == len(network.weights)
+    spans = json.loads(zipfile.ZipFile(path).read(engine.ABOUT))["spans"]
+    weights = zipfile.ZipFile(path).read(engine.WEIGHTS)
+    assert len({start for start, *_ in spans}) == len(spans) == len(network.weights)
     order = [*network.trainable_variables, *network.non_trainable_variables]
-    with zipfile.ZipFile(path).open(engine.WEIGHTS) as file, h5py.File(file) as weights:
-        for place, item in zip(where, order, strict=True):
-            np.testing.assert_array_equal(weights[place][()], item.numpy())
+    for (start, kind, shape), item in zip(spans, order, strict=True):
+        found = np.frombuffer(weights, kind, item.numpy().size, start)
+        np.testing.assert_array_equal(found.reshape(shape), item.numpy())
 
 
 def test_a_folder_is_labelled_as_keras_labels_it(whole, hands, hands_folder, tmp_path):
@@ -203,7 +202,8 @@ def test_a_model_without_a_graph_is_read_by_keras(whole, hands_folder, tmp_path)
     [
         ({"engine_xml": b"<net>"}, "graph"),
         ({"engine_json": b"[]"}, "graph"),
-        ({"engine_json": b'{"places": [], "stride": 8}'}, "graph"),
+        ({"engine_json": b'{"spans": [], "stride": 8}'}, "graph"),
+        ({"engine_json": b'{"spans": [[0, "O", [1]]], "stride": 8}'}, "do not fit"),
         ({"engine_json": b"{"}, "graph"),
     ],
 )
@@ -215,9 +215,17 @@ def test_a_damaged_graph_is_a_problem(whole, tmp_path, changed, complaint):
 
 def test_weights_of_another_shape_are_refused(whole, tmp_path):
     about = json.loads(zipfile.ZipFile(whole[2]).read(engine.ABOUT))
-    about["places"] = about["places"][::-1]
+    about["spans"] = about["spans"][::-1]
     path = without(whole[2], tmp_path / "model.keras", engine_json=json.dumps(about))
     with pytest.raises(Problem, match="do not fit"):
+        Engine(path)
+
+
+def test_weights_beyond_the_end_of_the_file_are_refused(whole, tmp_path):
+    about = json.loads(zipfile.ZipFile(whole[2]).read(engine.ABOUT))
+    about["spans"] = [[10**9, *rest] for _, *rest in about["spans"]]
+    path = without(whole[2], tmp_path / "model.keras", engine_json=json.dumps(about))
+    with pytest.raises(Problem, match="graph cannot be read"):
         Engine(path)
 
 

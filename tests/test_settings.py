@@ -56,7 +56,7 @@ PUBLISHED = {
 }
 VLAD = (
     "text trunks untuned vlad_layers codebooks clusters components whitened pen_change size_change"
-    " slant_change shrinkage svm_c temperature"
+    " slant_change shrinkage svm_c temperature vlad_scales examples"
 )
 
 
@@ -222,3 +222,17 @@ def test_patches_are_labelled_by_one_trunk(several):
 def test_a_vlad_vector_that_no_memory_holds_is_refused():
     with pytest.raises(Problem, match="CLUSTERS"):
         Settings(codebooks=64, clusters=4096, components=1024, whitened=4096)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("", [0.5]), ("0.7", [0.7]), (" 0.5  1 ", [0.5, 1.0])],
+)
+def test_scales_of_whole_strips(text, expected):
+    assert Settings(vlad_scales=text).scales == expected
+
+
+@pytest.mark.parametrize("text", ["half", "0", "0.5,0.7", "nan", "-1", "9", " ".join(["1"] * 9)])
+def test_scales_that_are_none_are_refused(text):
+    with pytest.raises(Problem, match="VLAD_SCALES must be up to 8 numbers"):
+        Settings(vlad_scales=text)

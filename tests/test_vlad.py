@@ -11,7 +11,7 @@ import pytest
 
 from digitlib import Problem, ensemble, folds, model, vlad
 from digitlib.settings import Settings
-from digitlib.strips import PAPER, network_input
+from digitlib.strips import PAPER, network_input, network_inputs
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +158,38 @@ def test_the_first_directions_tell_classes_apart():
     np.testing.assert_allclose(np.abs(first), np.array([1, 10]) / np.hypot(1, 10), atol=1e-9)
 
 
+@pytest.mark.parametrize("examples", [1000, 100])  # all of the others, or a part of them
+def test_each_class_is_told_from_the_others(examples):
+    """Four classes of 40, at the corners of a square of side 20: everyone is on its own side."""
+    rng = np.random.default_rng(1)
+    truth = np.repeat([2, 0, 3, 1], 40)
+    corners = np.array([[0, 0], [0, 20], [20, 0], [20, 20]])
+    vectors = corners[truth] + rng.normal(0, 1, (160, 2))
+    settings = Settings(examples=examples)
+    weights, bias = vlad.one_against_rest(vectors - 10, truth, settings)
+    assert weights.shape == (4, 2) and bias.shape == (4,)
+    assert (((vectors - 10) @ weights.T + bias).argmax(axis=1) == truth).all()
+
+
+@pytest.mark.parametrize("examples", [100, 150, 20_000])
+def test_whitening_is_learnt_from_the_first_vectors_and_used_on_all(examples, reader):
+    """Whatever is held at once, vectors of two clear classes end up on their own sides."""
+    settings = replace(reader, examples=examples, whitened=8)
+    network = model.whole_strips(2, settings, [model.backbone(settings)])
+    learner = vlad.Labels(network, "block_3_expand_relu", settings)
+    size = network.get_layer("whiten_block_3_expand_relu").kernel.shape[0]
+    rng, away = np.random.default_rng(2), np.zeros(size)
+    away[:4] = 6
+    for k in range(40):
+        learner.add(rng.normal(0, 1, (5, size)) + (k % 2) * away, k % 2)
+    learner.learn()
+    assert len(learner.truth) == 200 and not learner.first
+    whiten, logits = (network.get_layer(f"{n}_block_3_expand_relu") for n in ("whiten", "logits"))
+    fresh = (rng.normal(0, 1, (20, size)) + away).astype(np.float32)
+    found = np.asarray(logits(vlad.keras.ops.normalize(whiten(fresh))))
+    assert (found.argmax(axis=1) == 1).mean() >= 0.9
+
+
 def test_half_precision_hardly_moves_a_logit():
     rng = np.random.default_rng(1)
     layer = vlad.Projection(8)
@@ -235,6 +267,30 @@ def test_a_blank_strip_gets_an_answer_and_no_nan(reader, hands):
     blank = replace(hands.test[0], image=np.full((300, 800), PAPER, np.uint8))
     vote = ensemble.vote(network, blank, reader)
     assert vote.logits.shape == (1, 1, 6) and np.isfinite(vote.logits).all()
+
+
+def test_several_scales_are_read_and_add_up(reader, hands, tmp_path):
+    """A strip goes in at each scale; windows stand where they do on the page."""
+    settings = replace(reader, vlad_scales="0.5 0.7", vlad_layers="block_3_expand_relu")
+    network = model.whole_strips(6, settings, [model.backbone(settings)])
+    assert len(network.inputs) == 2
+    vlad.fit(network, hands.train, hands.classes, settings, progress=False)
+    inputs = network_inputs(hands.test[0].image, settings)
+    assert [item.shape for item in inputs] == [(1, 160, 768, 2), (1, 224, 1280, 2)]
+    logits = [layer.output for layer in network.layers if layer.name.startswith("logits")]
+    each = vlad.outputs(vlad.keras.Model(network.inputs, logits), inputs)
+    whole = vlad.outputs(network, inputs)
+    np.testing.assert_allclose(np.sum(each, axis=0), whole, atol=1e-3)
+    for layer, image in zip(
+        (item for item in network.layers if isinstance(item, vlad.Vlad)), inputs, strict=True
+    ):
+        rows = layer.rows(*vlad.outputs(vlad.keras.Model(network.inputs, layer.input), inputs))
+        page = rows.shape[1] * layer.stride / layer.scale
+        assert page == image.shape[1] / layer.scale >= 300
+    path = model.save(network, hands.classes, settings, tmp_path / "model.keras")
+    again, _, known = model.load(path)
+    np.testing.assert_allclose(vlad.outputs(again, inputs), whole, atol=1e-4)
+    assert known.scales == [0.5, 0.7]
 
 
 def test_one_layer_alone_is_learnt(reader, hands):
