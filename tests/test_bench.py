@@ -22,9 +22,38 @@ def test_the_published_procedure_is_the_ensemble_patch_by_patch(hands, tmp_path)
     np.testing.assert_allclose(found, exact, atol=1e-5)
 
 
-def test_the_engine_gives_the_labels_of_keras(reference):
+def test_the_engine_gives_the_labels_of_keras_and_keeps_its_lead(reference):
+    """Half of what is aimed at: one pass 30 times as fast as the original, recipe best 40 times."""
     name = shipped.DEFAULT
     files = [page.path for page in reference.test[:4]]
-    rows = bench.compared(files, [name], progress=False)
-    same = {row["name"]: row["same"] for row in rows if row["same"] is not None}
+    rows = {row["name"]: row for row in bench.compared(files, [name], progress=False)}
+    same = {name: row["same"] for name, row in rows.items() if row["same"] is not None}
     assert same == {f"{name}, openvino": 4, f"{name}, keras": 4}
+    assert rows["the original's procedure"]["times"] == 1
+    assert rows["paper, openvino"]["times"] >= 15
+    assert rows[f"{name}, openvino"]["times"] >= 20
+
+
+def test_the_pipeline_cuts_patches_faster_than_the_original_s_generator(hands):
+    low = [page for page in hands.test if page.image.shape[0] < 400]
+    original, *ours = bench.pipeline(low, progress=False)
+    assert original["times"] == 1 and [row["name"].split(",")[0] for row in ours] == [
+        "paper",
+        "quick",
+    ]
+    assert ours[1]["times"] >= 25  # half of what is aimed at
+    assert ours[1]["batch_ms"] < ours[1]["step_ms"]  # the network never waits
+
+
+def test_growth_counts_what_a_number_of_classes_costs(home):
+    row = bench._grown(4)
+    assert row["classes"] == 4 and row["right"] >= row["n"] - 1 >= 5
+    assert row["seconds_a_class"] == row["training_seconds"] / 4
+
+
+def test_a_bench_that_is_there_is_read_and_not_run(home, monkeypatch):
+    file = home / "reports" / "bench" / "bench.json"
+    file.parent.mkdir(parents=True)
+    file.write_text('{"images": 4}')
+    monkeypatch.setattr(bench, "bench", None)
+    assert bench.found("bench", "hands", ["none"]) == {"images": 4}
