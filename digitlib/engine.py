@@ -136,7 +136,7 @@ def _bound(core: Any, path: Path) -> tuple[Any, int]:
     from openvino import opset13
 
     graph, constants, about, weights = _members(path)
-    network = core.read_model(graph, constants)
+    network, shared = core.read_model(graph, constants), False
     for parameter in network.get_parameters():
         name = parameter.output(0).get_any_name()
         if not name.startswith("weight"):
@@ -146,11 +146,31 @@ def _bound(core: Any, path: Path) -> tuple[Any, int]:
             raise Problem(f"{path}: its weights do not fit its graph; use --engine keras")
         # Raises ValueError for a span that is not within the file.
         value = np.frombuffer(weights, kind, math.prod(shape), start).reshape(shape)
-        constant = opset13.constant(value)
-        for target in parameter.output(0).get_target_inputs():
+        constant, targets = opset13.constant(value), parameter.output(0).get_target_inputs()
+        for target in targets:
             target.replace_source_output(constant.output(0))
+        shared |= len(targets) > 1
         network.remove_parameter(parameter)
+    if shared:
+        _own_constants(network)
     return network, int(about["stride"])
+
+
+def _own_constants(network: Any) -> None:
+    """Give each layer of the graph constants of its own: shared, OpenVINO fuses them with none.
+
+    A backbone that reads two scales has its layers twice, with the same weights.
+    """
+    from openvino import opset13
+    from openvino.passes import ConstantFolding, Manager
+
+    manager = Manager()
+    manager.register_pass(ConstantFolding())
+    manager.run_passes(network)
+    for item in network.get_ordered_ops():
+        if item.get_type_name() == "Constant" and item.get_element_type().is_real():
+            for target in list(item.output(0).get_target_inputs())[1:]:
+                target.replace_source_output(opset13.constant(item.data).output(0))
 
 
 class Engine:

@@ -103,7 +103,9 @@ class Vlad(keras.layers.Layer):
 
     def rows(self, features, writing):
         """(n, h, codebooks, clusters, components): the summed differences of each row."""
-        whitened = ops.matmul(ops.sqrt(ops.relu(features)) - self.mean, self.whiten)
+        # A convolution, and the mean last, so that no copy of all channels is laid out anew.
+        whitened = ops.conv(ops.sqrt(ops.relu(features)), self.whiten[None, None])
+        whitened = whitened - ops.matmul(self.mean, self.whiten)
         mask, sums = self.on_ink(writing), []
         for book in range(self.shape[0]):
             centres = self.centres[book]
@@ -290,7 +292,7 @@ def fit(
             yield sheet, found if len(what) > 1 else [found]  # Keras unpacks a list of one
 
     rng = np.random.default_rng([settings.seed, 500])
-    some = rng.permutation(len(sheets))[:MOST_SAMPLED]
+    some = rng.permutation(len(sheets))[: min(MOST_SAMPLED, -(-len(sheets) // 4))]
     share = -(-LEARNT_FROM // len(some))
     sampled = [[] for _ in layers]
     for _, maps in read(some, [layer.input for layer in layers], "local features"):
