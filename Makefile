@@ -24,7 +24,8 @@ report: .venv/.installed ## Run the notebooks into reports/ (PROFILE=quick DATAS
 
 test: .venv/.installed ## Run the unit tests, then all notebooks with nbval (ARGS='-k strips')
 	$(PY) -m pytest $(or $(ARGS),tests)
-	$(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 \
+	@# Without bars: nbval reads messages after a cell, and of thousands the last would be lost.
+	TQDM_DISABLE=1 $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 \
 		--nbval-sanitize-with tests/nbval_sanitize.cfg notebooks
 
 lab: .venv/.installed ## Open JupyterLab
