@@ -103,9 +103,9 @@ class Vlad(keras.layers.Layer):
 
     def rows(self, features, writing):
         """(n, h, codebooks, clusters, components): the summed differences of each row."""
-        # A convolution, and the mean last, so that no copy of all channels is laid out anew.
-        whitened = ops.conv(ops.sqrt(ops.relu(features)), self.whiten[None, None])
-        whitened = whitened - ops.matmul(self.mean, self.whiten)
+        rooted = ops.sqrt(ops.relu(features)) - self.mean  # now: later bfloat16 has rounded it
+        # A convolution, so that no copy of all channels is laid out anew.
+        whitened = ops.conv(rooted, self.whiten[None, None])
         mask, sums = self.on_ink(writing), []
         for book in range(self.shape[0]):
             centres = self.centres[book]
