@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from digitlib.patches import cut, random_centres
+from digitlib.patches import cut_each, random_centres
 from digitlib.settings import Settings
 from digitlib.strips import Strip
 
@@ -48,13 +48,10 @@ class PatchStream(keras.utils.PyDataset):
         rounds = -(-settings.batch_size // len(self.by_class))
         classes = [rng.permutation(len(self.by_class)) for _ in range(rounds)]
         classes = np.concatenate(classes)[: settings.batch_size]
-        side = settings.input_size
-        images = np.empty((len(classes), side, side, 1), np.uint8)
-        for i, label in enumerate(classes):
-            strip = self.strips[rng.choice(self.by_class[label])]
-            centre = random_centres(strip, 1, settings, rng)[0]
-            images[i, ..., 0] = cut(strip, centre, settings, rng)
-        return images, classes
+        places = [self.by_class[label] for label in classes]
+        items = [self.strips[place[rng.integers(len(place))]] for place in places]
+        centres = np.concatenate([random_centres(item, 1, settings, rng) for item in items])
+        return cut_each(items, centres, settings, rng), classes
 
 
 class CachedFeatures(keras.utils.PyDataset):

@@ -32,6 +32,7 @@ from digitlib.results import combine
 from digitlib.settings import Settings
 
 MANY = 1000  # images of the folder that is labelled as a whole
+FOUND = "bench.json"  # what was measured, in a run's folder
 
 
 @dataclass(frozen=True)
@@ -130,43 +131,35 @@ def _a_second(make: Callable[[int], int], n: int) -> float:
 
 
 def pipeline(pages: Sequence[Page], progress: bool = True) -> list[dict]:
-    """A row a way to make training patches of strips: name, patches_a_second, times; where a
-    network feeds on them, step_ms and batch_ms: what a batch takes it, and what its making takes.
+    """A row a way to make training patches of strips: name, patches_a_second, times; the last also
+    step_ms and batch_ms: what a batch takes its network, and what making it takes.
 
     The original's generator enhances the strip anew for each patch.
     """
     settings, how = paper(), Settings.of(read_profile("quick") | {"WEIGHTS": "none"})
 
     def generated(i: int) -> int:
-        page, rng = pages[i % len(pages)], np.random.default_rng([1, i])
-        strip = strips.Strip(strips.enhance(page.image, settings), page.label, 0, page.path.name)
+        strip, rng = strips.band(pages[i % len(pages)], settings), np.random.default_rng([1, i])
         patches.cut(strip, patches.random_centres(strip, 1, settings, rng)[0], settings, rng)
         return 1
 
     rows = [{"name": "the original's generator", "patches_a_second": _a_second(generated, 100)}]
     classes = sorted({page.label for page in pages})
     for name, own in {"paper": settings, "quick": how}.items():
-        items = [
-            strips.Strip(strips.enhance(page.image, own), page.label, 0, page.path.name)
-            for page in pages
-        ]
+        items = [strips.band(page, own) for page in pages]
         for item in items:
             len(item.ink_points), item.paper  # noqa: B018 (worked out once, and kept)
         stream = PatchStream(items, classes, own).at(0, 2)
         rate = _a_second(lambda i, stream=stream: len(stream[i][1]), 2000 // own.batch_size)
         rows.append({"name": f"{name}, strips cached", "patches_a_second": rate})
-        if name == "quick":
-            network = model.build(len(classes), own).whole
-            network.compile("adam", "sparse_categorical_crossentropy", jit_compile=model.jit_pays())
-            batch, steps = stream[0], []
-            for _ in progress_bar(range(8), progress, desc="training steps", unit="step"):
-                start = time.perf_counter()
-                network.train_on_batch(*batch)
-                steps.append(1000 * (time.perf_counter() - start))
-            rows[-1] |= {
-                "step_ms": statistics.median(steps),
-                "batch_ms": 1000 * own.batch_size / rate,
-            }
+    # What feeds on the last of them.
+    network, batch, steps = model.build(len(classes), how).whole, stream[0], []
+    network.compile("adam", "sparse_categorical_crossentropy", jit_compile=model.jit_pays())
+    for _ in progress_bar(range(8), progress, desc="training steps", unit="step"):
+        start = time.perf_counter()
+        network.train_on_batch(*batch)
+        steps.append(1000 * (time.perf_counter() - start))
+    rows[-1] |= {"step_ms": statistics.median(steps), "batch_ms": 1000 * how.batch_size / rate}
     return [row | {"times": row["patches_a_second"] / rows[0]["patches_a_second"]} for row in rows]
 
 
@@ -252,7 +245,7 @@ def bench(
     folder: Path | None = None,
     progress: bool = True,
 ) -> dict:
-    """Everything that is measured, ready for JSON; to bench.json in ``folder``, if given.
+    """Everything that is measured, ready for JSON; to `FOUND` in ``folder``, if given.
 
     ``quick``: a few images, no processes of their own. ``classes``: numbers of them for `growth`.
     """
@@ -270,7 +263,7 @@ def bench(
     if classes:
         found["growth"] = growth(classes, progress)
     if folder:
-        with whole_file(folder / "bench.json") as aside:
+        with whole_file(folder / FOUND) as aside:
             aside.write_text(json.dumps(found, indent=1), "utf-8")
     return found
 
@@ -280,7 +273,7 @@ def found(run: str, dataset: str, names: Sequence[str]) -> dict:
 
     That labels test images of the data set ``dataset``.
     """
-    file = run_folder(run) / "bench.json"
+    file = run_folder(run) / FOUND
     if not file.is_file():
         images = [page.path for page in load_dataset(dataset, progress=False).test]
         bench(images, names, quick=True, folder=file.parent, progress=False)

@@ -87,7 +87,7 @@ def export(reader: "keras.Model", model: Path, names: Sequence[str], stride: int
     import tensorflow as tf
 
     trainable, others = reader.trainable_variables, reader.non_trainable_variables
-    number = {id(item): i for i, item in enumerate(reader.weights)}  # paths: two trunks share them
+    number = {id(item): i for i, item in enumerate(reader.weights)}  # several may share a path
     order = spans(model, [names[number[id(item)]] for item in [*trainable, *others]])
     n_inputs, n_trainable = len(reader.inputs), len(trainable)
 

@@ -32,7 +32,7 @@ def vote(network: keras.Model, page: Page, settings: Settings) -> Votes:
     """Cut the ensemble's patches from every strip of ``page`` and run the network on them."""
     start = time.perf_counter()
     if settings.pooling == "vlad":  # all of the image in one pass
-        strip = strips.Strip(strips.enhance(page.image, settings), page.label, 0, page.path.name)
+        strip = strips.band(page, settings)
         inputs = strips.network_inputs(strip.image, settings)
         logits = np.asarray(vlad.outputs(network, inputs))[None]
         centre = np.array([strip.image.shape[::-1]]) / 2

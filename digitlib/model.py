@@ -9,7 +9,7 @@ import ctypes
 import json
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -159,26 +159,25 @@ class Network:
 
 
 def whole_strips(
-    n_classes: int, settings: Settings, cores: Sequence[keras.Model] = ()
+    n_classes: int, settings: Settings, core: keras.Model | None = None
 ) -> keras.Model:
-    """The network that reads whole strips of any size (pooling vlad), its backbones ``cores``'.
+    """The network that reads whole strips of any size (pooling vlad), its backbone ``core``'s.
 
-    Without ``cores`` the backbones are untrained; all else is, until `vlad.fit` has learnt it.
+    Without ``core`` the backbone is untrained; all else is, until `vlad.fit` has learnt it.
     """
-    readers, layers = [], settings.vlad_layers.split()
-    for i in range(len(cores) or settings.trunks + settings.untuned):
-        within = read_at(_mobilenet(None, settings.width), settings.layer)
-        names = [item.name for item in within.layers if "relu" in item.name]
-        if not layers or not set(layers) <= set(names):
-            raise Problem(
-                f"VLAD_LAYERS {settings.vlad_layers!r}: name layers of MobileNetV2 up to "
-                f"{settings.layer}, with blanks between: {', '.join(names)}"
-            )
-        if cores:
-            within.set_weights(cores[i].get_weights())
-        maps = {name: within.get_layer(name).output for name in dict.fromkeys(layers)}
-        readers.append(keras.Model(within.input, maps, name=f"trunk_{i}"))
-    return vlad.whole_strips(readers, n_classes, settings)
+    layers = settings.vlad_layers.split()
+    within = read_at(_mobilenet(None, settings.width), settings.layer)
+    names = [item.name for item in within.layers if "relu" in item.name]
+    if not layers or not set(layers) <= set(names):
+        raise Problem(
+            f"VLAD_LAYERS {settings.vlad_layers!r}: name layers of MobileNetV2 up to "
+            f"{settings.layer}, with blanks between: {', '.join(names)}"
+        )
+    if core:
+        within.set_weights(core.get_weights())
+    maps = {name: within.get_layer(name).output for name in dict.fromkeys(layers)}
+    reader = keras.Model(within.input, maps, name="trunk")
+    return vlad.whole_strips(reader, n_classes, settings)
 
 
 def one_pass(n_classes: int, settings: Settings) -> keras.Model:

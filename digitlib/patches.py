@@ -4,6 +4,8 @@ In: strips and settings. Out: batches (n, size, size, 1) uint8. A patch is cut a
 resampling, straight from the strip, so that what turns into view is the page's own surroundings.
 """
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
@@ -47,45 +49,68 @@ def ensemble_centres(strip: Strip, settings: Settings, index: int) -> np.ndarray
     return np.concatenate([*even, random_centres(strip, n_random, settings, rng)])
 
 
-def cut(
-    strip: Strip, centre: np.ndarray, settings: Settings, rng: np.random.Generator | None = None
+def cut_each(
+    strips: Sequence[Strip],
+    centres: np.ndarray,
+    settings: Settings,
+    rng: np.random.Generator | None = None,
 ) -> np.ndarray:
-    """The patch around ``centre`` (x, y px) as (size, size) uint8; augmented if ``rng`` is given.
+    """A patch of each of ``strips`` around its one of ``centres`` (n, 2) x, y px, augmented if
+    ``rng`` is given: (n, size, size, 1) uint8.
 
     Beyond the strip there is paper. Augmentations as in the original: rotation, translation, zoom
     and contrast, each uniform; and another slant, and the pen about a pixel thinner or thicker.
     """
-    image, size = strip.image, settings.input_size
-    turn, zoom, slant, offset = 0.0, settings.scale, 0.0, np.zeros(2)
-    if rng is not None:
-        turn = 2 * np.pi * rng.uniform(-settings.rotation, settings.rotation)
-        zoom = settings.scale * (1 + rng.uniform(-settings.zoom, settings.zoom))
-        offset = rng.uniform(-1, 1, 2) * settings.translation * settings.patch_size
-        slant = rng.uniform(-settings.slant, settings.slant) if settings.slant else 0.0
+    n, size = len(strips), settings.input_size
+    centres = np.reshape(centres, (n, 2)).astype(float)
+    turn, slant, zoom, contrast = np.zeros((4, n))
+    spread = [None] * n
+    if rng is not None:  # all at once: drawn one by one they would take as long as the cutting
+        x, y, turn, zoom, slant, contrast = rng.uniform(-1, 1, (6, n))
+        centres += np.stack([x, y], axis=1) * settings.translation * settings.patch_size
+        turn *= 2 * np.pi * settings.rotation
+        zoom, slant, contrast = (
+            share * most
+            for share, most in (
+                (zoom, settings.zoom), (slant, settings.slant), (contrast, settings.contrast),
+            )
+        )  # fmt: skip
+        varied, thicker = rng.random(n) < settings.thickness, rng.random(n) < 0.5
+        pens = np.where(varied, np.where(thicker, cv2.erode, cv2.dilate), None)
+        spread = pens.tolist()
+    zoom = settings.scale * (1 + zoom)
     cosine, sine = zoom * np.cos(turn), zoom * np.sin(turn)
-    matrix = np.array([[cosine, -sine], [sine, cosine]]) @ [[1, slant], [0, 1]]
+    rows = [[cosine, cosine * slant - sine], [sine, sine * slant + cosine]]
+    matrices = np.moveaxis(np.array(rows), -1, 0)
     # OpenCV counts from pixel centres, hence the halves.
-    shift = size / 2 - 0.5 - matrix @ (np.asarray(centre) + offset - 0.5)
-    patch = cv2.warpAffine(
-        image, np.c_[matrix, shift], (size, size), flags=cv2.INTER_LINEAR, borderValue=strip.paper
-    )
-    if rng is not None:
-        if rng.random() < settings.thickness:
-            spread = cv2.erode if rng.random() < 0.5 else cv2.dilate
-            patch = cv2.addWeighted(patch, 0.5, spread(patch, CROSS), 0.5, 0)
-        if settings.contrast:
-            factor, mean = 1 + rng.uniform(-settings.contrast, settings.contrast), patch.mean()
-            patch = np.clip((patch - mean) * factor + mean, 0, 255).astype(np.uint8)
-    return patch
+    shifts = size / 2 - 0.5 - matrices @ (centres - 0.5)[..., None]
+    matrices = np.concatenate([matrices, shifts], axis=2)
+    patches = np.empty((n, size, size, 1), np.uint8)
+    for strip, matrix, pen, change, patch in zip(
+        strips, matrices, spread, contrast, patches[..., 0], strict=True
+    ):
+        how = {"flags": cv2.INTER_LINEAR, "borderValue": strip.paper}
+        cv2.warpAffine(strip.image, matrix, (size, size), dst=patch, **how)
+        if pen:
+            cv2.addWeighted(patch, 0.5, pen(patch, CROSS), 0.5, 0, dst=patch)
+        if change:
+            mean = cv2.mean(patch)[0]
+            cv2.addWeighted(patch, 1 + change, patch, 0, -mean * change, dst=patch)
+    return patches
+
+
+def cut(
+    strip: Strip, centre: np.ndarray, settings: Settings, rng: np.random.Generator | None = None
+) -> np.ndarray:
+    """The patch around ``centre`` (x, y px) as (size, size) uint8, as `cut_each` cuts it."""
+    return cut_each([strip], centre, settings, rng)[0, ..., 0]
 
 
 def cut_all(
     strip: Strip, centres: np.ndarray, settings: Settings, rng: np.random.Generator | None = None
 ) -> np.ndarray:
-    """Patches around ``centres`` (n, 2) -> (n, size, size, 1) uint8."""
-    size = settings.input_size
-    patches = [cut(strip, centre, settings, rng) for centre in centres]
-    return np.array(patches, np.uint8).reshape(len(centres), size, size, 1)
+    """Patches of one strip around ``centres`` (n, 2) -> (n, size, size, 1) uint8."""
+    return cut_each([strip] * len(centres), centres, settings, rng)
 
 
 def windows(

@@ -210,23 +210,23 @@ def confused_pairs_figure(
 
 @figure
 def training_curves(history: pd.DataFrame) -> Figure:
-    """Loss and accuracy against the epoch, trunk after trunk, and where the second phase is."""
+    """Loss and accuracy against the epoch, and where the second phase is."""
     fig, axes = plt.subplots(1, 2)
     epoch = np.arange(1, len(history) + 1)
-    # The phases' losses differ in smoothing, and trunks begin anew: a line each, not one.
-    parts = list(history.groupby(["trunk", "phase"], sort=False).indices.items())
+    # The phases' losses differ in smoothing: a line each, not one.
+    parts = history.groupby("phase", sort=False).indices
     for axis, name in zip(axes, ("loss", "accuracy"), strict=True):
         for label, column, colour in (
             ("training", name, NEUTRAL),
             ("validation", f"val_{name}", RIGHT),
         ):
-            for i, (_, part) in enumerate(parts):
+            for i, part in enumerate(parts.values()):
                 legend = None if i else label
                 axis.plot(epoch[part], history[column][part], ".-", color=colour, label=legend)
-        tuned = [part for (_, phase), part in parts if phase == 2]
-        for i, part in enumerate(tuned if len(parts) > len(tuned) else []):
-            band, legend = (part[0] + 0.5, part[-1] + 1.5), None if i else "fine-tuning"
-            axis.axvspan(*band, color=ACCENT, alpha=0.15, lw=0, label=legend)
+        if len(parts) > 1:
+            tuned = parts[2]
+            band = tuned[0] + 0.5, tuned[-1] + 1.5
+            axis.axvspan(*band, color=ACCENT, alpha=0.15, lw=0, label="fine-tuning")
         axis.set(xlabel="epoch", title=f"{name} of single patches")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0].set(ylim=(0, None), ylabel="cross-entropy")

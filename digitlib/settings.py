@@ -16,6 +16,7 @@ CHOICES = {
     "schedule": ("plateau", "cosine"),
     "placement": ("ink", "anywhere"),
     "combine": ("probabilities", "logits", "vote"),
+    "vlad_cell": (1, 2, 4, 8, 16, 32),
 }
 MOST_SCALES = 8  # at which strips are read
 MOST_WEIGHTS = 2**28  # of whitening VLAD vectors: a gigabyte
@@ -37,9 +38,9 @@ RANGES = {  # smallest and largest value that means something
     "contrast": (0, 0.99),
     "thickness": (0, 1),
     "width": (0.1, 2),
-    "trunks": (1, 16),
     "codebooks": (1, 64),
     "clusters": (2, 4096),
+    "vlad_cell": (1, 32),
     "components": (2, 1024),
     "whitened": (2, 4096),
     "pen_change": (0, 3),
@@ -61,7 +62,6 @@ RANGES = {  # smallest and largest value that means something
     "tune_layers": (0, 1000),
     "tune_rate": (0, 10),
     "tune_smoothing": (0, 0.99),
-    "norm_momentum": (0, 1),
     "patience": (1, 10_000),
     "n_patches": (1, 10_000),
     "n_even": (0, 10_000),
@@ -115,15 +115,15 @@ class Settings:
     tune_layers: int = 200  # how many of the backbone's last layers train in phase 2
     tune_rate: float = 2e-3
     tune_smoothing: float = 0.03
-    norm_momentum: float = 1.0  # of BatchNorm's moving means in phase 2; 1 keeps BatchNorm frozen
     schedule: str = "plateau"  # the rate of phase 2: halved on a plateau, or a cosine to 0
     patience: int = 5  # epochs without a better validation accuracy before training stops
     mixed_precision: bool = False  # float16 arithmetic, for GPUs
     # whole strips (pooling vlad)
-    trunks: int = 1  # backbones that phase 2 tunes, each from its own seed; all logits add up
-    untuned: bool = False  # one more backbone: as it was before phase 2
     vlad_layers: str = "block_3_expand_relu block_6_expand_relu"  # read at each, logits added
     vlad_scales: str = ""  # strips are read at each, logits added; empty is SCALE alone
+    vlad_cell: int = (
+        1  # px of the network's input: features are averaged over squares of it: faster
+    )
     codebooks: int = 4  # of each layer
     clusters: int = 32  # centres of a codebook
     components: int = 32  # that a local feature is whitened to
@@ -153,19 +153,17 @@ class Settings:
             if low is not None and not low <= value <= high:
                 raise Problem(f"{item.name.upper()} must be from {low} to {high}, not {value!r}")
             if item.name in CHOICES and value not in CHOICES[item.name]:
-                choices = ", ".join(CHOICES[item.name])
+                choices = ", ".join(map(str, CHOICES[item.name]))
                 raise Problem(f"{item.name.upper()} must be one of {choices}, not {value!r}")
         if self.n_even > self.n_patches:
             raise Problem(f"N_EVEN ({self.n_even}) cannot exceed N_PATCHES ({self.n_patches})")
         vector = self.codebooks * self.clusters * self.components
-        layers = len(self.vlad_layers.split()) * (self.trunks + self.untuned) * len(self.scales)
+        layers = len(self.vlad_layers.split()) * len(self.scales)
         if vector * self.whitened * layers > MOST_WEIGHTS:
             raise Problem(
                 f"CODEBOOKS x CLUSTERS x COMPONENTS ({vector}) x WHITENED x layers make more than "
                 f"{MOST_WEIGHTS:,} weights: lower one of them"
             )
-        if self.trunks + self.untuned > 1 and self.pooling != "vlad":
-            raise Problem("TRUNKS above 1 and UNTUNED need POOLING vlad")
         if not 32 <= self.input_size <= 1024:
             raise Problem(f"PATCH_SIZE x SCALE must be 32 to 1024 px, not {self.input_size}")
 

@@ -36,7 +36,7 @@ class Trained:
     """What training gives: the whole network, a row an epoch, and what it cost."""
 
     network: keras.Model
-    history: pd.DataFrame  # of COLUMNS, and trunk: which of several, from 1
+    history: pd.DataFrame  # of COLUMNS
     seconds: dict[str, float]  # wall time of strips, cached features, phase 1, phase 2, vlad
     n_patches: dict[str, int]  # patches that went through the backbone in each phase
 
@@ -237,9 +237,8 @@ def train(dataset: Dataset, settings: Settings, folder: Path, progress: bool = T
 
     Phase 1 trains the head. With ``views`` the backbone runs once over each augmented view and the
     head learns from the cached features; without, every batch goes through the backbone, as in the
-    original. Phase 2 trains the last ``tune_layers`` of the backbone too; BatchNorm stays frozen
-    at a ``norm_momentum`` of 1, as there. With pooling vlad there may be several ``trunks``, all
-    trained so, the next from the next seed; then VLAD and its SVMs are learnt.
+    original. Phase 2 trains the last ``tune_layers`` of the backbone too, but not its BatchNorm, as
+    there. With pooling vlad VLAD and its SVMs are learnt then.
     """
     classes = dataset.classes
     if len(classes) < 2:
@@ -249,26 +248,17 @@ def train(dataset: Dataset, settings: Settings, folder: Path, progress: bool = T
     pages = [strips.first_lines(page, settings.text) for page in dataset.train]
     dataset = replace(dataset, train=pages)
     seconds, n_patches = Counter(), Counter()
-    networks, histories, unfinished = [], [], []
-    for trunk in range(settings.trunks):
-        own = replace(settings, seed=(settings.seed + trunk) % 2**32)
-        place = Path(folder) / f"trunk{trunk + 1}" if trunk else Path(folder)
-        checkpoints = Checkpoints(place, fingerprint(dataset.train, own))
-        networks.append(_tuned(dataset, own, checkpoints, seconds, n_patches, progress))
-        rows = pd.DataFrame(checkpoints.rows, columns=COLUMNS)
-        histories.append(rows.assign(trunk=trunk + 1))
-        unfinished.append(checkpoints)
-    trained = networks[0].whole
+    checkpoints = Checkpoints(Path(folder), fingerprint(dataset.train, settings))
+    network = _tuned(dataset, settings, checkpoints, seconds, n_patches, progress)
+    history = pd.DataFrame(checkpoints.rows, columns=COLUMNS)
+    trained = network.whole
     if settings.pooling == "vlad":
         start = time.perf_counter()
-        cores = [network.backbone for network in networks]
-        cores += [model.build(len(classes), settings).backbone] if settings.untuned else []
-        trained = model.whole_strips(len(classes), settings, cores)
+        trained = model.whole_strips(len(classes), settings, network.backbone)
         vlad.fit(trained, dataset.train, classes, settings, progress)
         seconds["vlad"] = time.perf_counter() - start
-    for checkpoints in unfinished:
-        checkpoints.clear()
-    return Trained(trained, pd.concat(histories, ignore_index=True), dict(seconds), dict(n_patches))
+    checkpoints.clear()
+    return Trained(trained, history, dict(seconds), dict(n_patches))
 
 
 def _tuned(
@@ -334,10 +324,8 @@ def _tuned(
     if settings.tune_epochs:
         network.backbone.trainable = True
         for i, layer in enumerate(reversed(network.backbone.layers)):
-            layer.trainable = i < settings.tune_layers
-            if isinstance(layer, keras.layers.BatchNormalization):
-                layer.momentum = settings.norm_momentum
-                layer.trainable &= settings.norm_momentum < 1
+            norm = isinstance(layer, keras.layers.BatchNormalization)
+            layer.trainable = i < settings.tune_layers and not norm
         fit(
             network.whole,
             batches=lambda epoch: stream.at(epoch, 2),

@@ -24,7 +24,7 @@ from digitlib.dataset import Page
 from digitlib.settings import Settings
 from digitlib.strips import GRID, PAPER, enhance, network_inputs, split_tops, strip_tops
 
-LEAST_INK = 0.02  # of a position's cell: less is an edge, or dust
+LEAST_INK = 0.02  # of a cell: less is an edge, or dust
 LEAST_KEPT = 64  # directions of a whitened VLAD vector, however few the classes
 LEARNT_FROM = 30_000  # local features that whitening and codebooks are learnt from
 MOST_SAMPLED = 128  # sheets that these come from
@@ -64,9 +64,10 @@ def resized(image: np.ndarray, size: float = 1.0, slant: float = 0.0) -> np.ndar
 class Vlad(keras.layers.Layer):
     """[features (n, h, w, c), ink (n, h * stride, w * stride, 1)] -> (n, codebooks * clusters * d).
 
-    Square roots of the features on ink, whitened to ``d`` components; each one's difference from
-    its nearest centre, summed per centre; signed square root of the sums (power normalisation:
-    Perronnin et al. 2010) and unit length per codebook. Several codebooks: Jégou and Chum 2012.
+    Square roots of the features, averaged over cells; those of cells that hold ink are whitened to
+    ``d`` components; each one's difference from its nearest centre, summed per centre; signed
+    square root of the sums (power normalisation: Perronnin et al. 2010) and unit length per
+    codebook. Several codebooks: Jégou and Chum 2012.
     """
 
     def __init__(
@@ -76,16 +77,22 @@ class Vlad(keras.layers.Layer):
         clusters: int,
         components: int,
         scale: float = 1.0,
+        cell: int = 1,
         **how,
     ) -> None:
-        """``stride``: px of the network's input; ``scale``: such px to a px of the page."""
+        """``stride``: px of the network's input; ``scale``: such px to a px of the page.
+
+        ``cell``: side, px of the network's input; finer than the stride it is the stride.
+        """
         super().__init__(**{"trainable": False, "dtype": "float32"} | how)
         self.stride, self.scale, self.shape = stride, scale, (codebooks, clusters, components)
+        self.cell = max(stride, cell)
 
     def get_config(self) -> dict:
         codebooks, clusters, components = self.shape
         own = {"codebooks": codebooks, "clusters": clusters, "components": components}
-        return super().get_config() | {"stride": self.stride, "scale": self.scale} | own
+        own |= {"stride": self.stride, "scale": self.scale, "cell": self.cell}
+        return super().get_config() | own
 
     def build(self, shapes) -> None:
         channels = shapes[0][-1]
@@ -93,28 +100,30 @@ class Vlad(keras.layers.Layer):
         self.whiten = self.add_weight(shape=(channels, self.shape[2]), name="whiten")
         self.centres = self.add_weight(shape=self.shape, name="centres")
 
-    def compute_output_shape(self, shapes) -> tuple:
-        return (shapes[0][0], int(np.prod(self.shape)))
-
     def on_ink(self, writing):
-        """(n, h, w) float: 1 where a position's cell holds ink, else 0."""
-        share = ops.average_pool(writing, self.stride, padding="valid")[..., 0]
+        """(n, h', w') float: 1 where a cell holds ink, else 0."""
+        share = ops.average_pool(writing, self.cell, padding="valid")[..., 0]
         return ops.cast(share > 255 * LEAST_INK, "float32")
 
-    def rows(self, features, writing):
-        """(n, h, codebooks, clusters, components): the summed differences of each row."""
-        rooted = ops.sqrt(ops.relu(features)) - self.mean  # now: later bfloat16 has rounded it
+    def local(self, features):
+        """(n, h', w', c): square roots of ``features``, averaged over each cell."""
+        rooted, step = ops.sqrt(features), self.cell // self.stride
+        return ops.average_pool(rooted, step, padding="valid") if step > 1 else rooted
+
+    def _assigned(self, features, writing):
+        """(n, h', w', codebooks * clusters) which centres a cell is nearest to, 0 or 1; and
+        (n, h', w', components + 1) its whitened features and a 1: both 0 where there is no ink."""
+        local = self.local(features) - self.mean  # now: later bfloat16 has rounded it
         # A convolution, so that no copy of all channels is laid out anew.
-        whitened = ops.conv(rooted, self.whiten[None, None])
-        mask, sums = self.on_ink(writing), []
-        for book in range(self.shape[0]):
-            centres = self.centres[book]
-            near = ops.matmul(whitened, ops.transpose(centres)) - ops.sum(centres**2, -1) / 2
-            member = ops.cast(ops.equal(near, ops.max(near, -1, keepdims=True)), "float32")
-            member = member * mask[..., None]
-            total = ops.matmul(ops.swapaxes(member, -1, -2), whitened)
-            sums.append(total - ops.sum(member, -2)[..., None] * centres)
-        return ops.stack(sums, axis=2)
+        whitened = ops.conv(local, self.whiten[None, None])
+        codebooks, clusters, components = self.shape
+        centres = ops.reshape(self.centres, (codebooks * clusters, components))
+        near = ops.matmul(whitened, ops.transpose(centres)) - ops.sum(centres**2, -1) / 2
+        near = ops.reshape(near, (*ops.shape(near)[:3], codebooks, clusters))
+        member = ops.cast(ops.equal(near, ops.max(near, -1, keepdims=True)), "float32")
+        member = ops.reshape(member, (*ops.shape(near)[:3], codebooks * clusters))
+        mask = self.on_ink(writing)[..., None]
+        return member, ops.concatenate([whitened * mask, mask], -1)
 
     def normalised(self, sums):
         """(n, codebooks, clusters, components) sums -> (n, codebooks * clusters * components)."""
@@ -123,8 +132,16 @@ class Vlad(keras.layers.Layer):
         length = ops.sqrt(ops.sum(rooted**2, -1, keepdims=True))
         return ops.reshape(rooted / ops.maximum(length, 1e-9), (-1, int(np.prod(self.shape))))
 
-    def call(self, inputs):
-        return self.normalised(ops.sum(self.rows(*inputs), axis=1))
+    def call(self, inputs, by_row: bool = False):
+        """``by_row``: the sums of each row instead, (n, h', codebooks, clusters, components)."""
+        member, marked = self._assigned(*inputs)
+        if not by_row:
+            n = ops.shape(member)[0]
+            member, marked = (ops.reshape(x, (n, -1, x.shape[-1])) for x in (member, marked))
+        sums = ops.matmul(ops.swapaxes(member, -1, -2), marked)
+        sums = ops.reshape(sums, (*ops.shape(sums)[:-2], *self.shape[:2], self.shape[2] + 1))
+        sums = sums[..., :-1] - sums[..., -1:] * self.centres
+        return sums if by_row else self.normalised(sums)
 
 
 @keras.saving.register_keras_serializable("digitlib")
@@ -158,26 +175,25 @@ def labelled(vector: keras.KerasTensor, name: str, n_classes: int, settings: Set
     return keras.layers.Dense(n_classes, name=f"logits_{name}")(vector)
 
 
-def whole_strips(cores: Sequence[keras.Model], n_classes: int, settings: Settings) -> keras.Model:
+def whole_strips(core: keras.Model, n_classes: int, settings: Settings) -> keras.Model:
     """Strips (n, h, w, 2) uint8 -> logits (n, classes): VLAD at each layer, whitened, and labelled.
 
-    One input a scale. ``cores``: backbones for any size of input; their outputs are dictionaries
-    of layers. The logits of all layers add up. All weights but the backbones' wait for `fit`.
+    One input a scale. ``core``: a backbone for any size of input, whose output is a dictionary of
+    layers. The logits of all layers and scales add up. All weights but its wait for `fit`.
     """
     shape, inputs, logits = (settings.codebooks, settings.clusters, settings.components), [], []
     for k, scale in enumerate(settings.scales):
         at = f"_{k}" if k else ""
         inputs.append(keras.Input((None, None, 2), name=f"strips{at}"))
-        grey, writing = inputs[-1][..., :1], ops.cast(inputs[-1][..., 1:], "float32")
-        grey = keras.layers.Rescaling(1 / 127.5, offset=-1)(grey)
-        grey = keras.layers.Concatenate()([grey] * 3)
-        for i, core in enumerate(cores):
-            small = core.compute_output_shape((1, GRID, GRID, 3))
-            for layer, features in core(grey).items():
-                name = f"{layer}_{i}{at}" if i or k else layer
-                vlad = Vlad(GRID // small[layer][1], *shape, scale, name=f"vlad_{name}")
-                vector = vlad([features, writing])
-                logits.append(labelled(vector, name, n_classes, settings))
+        strips = ops.cast(inputs[-1], "float32")
+        writing = strips[..., 1:]
+        grey = ops.conv(strips, np.array([[[[1] * 3, [0] * 3]]], np.float32)) / 127.5 - 1
+        small = core.compute_output_shape((1, GRID, GRID, 3))
+        for layer, features in core(grey).items():
+            name = f"{layer}{at}"
+            how = {"scale": scale, "cell": settings.vlad_cell, "name": f"vlad_{name}"}
+            vector = Vlad(GRID // small[layer][1], *shape, **how)([features, writing])
+            logits.append(labelled(vector, name, n_classes, settings))
     summed = keras.layers.Add()(logits) if len(logits) > 1 else logits[0]
     return keras.Model(inputs if len(inputs) > 1 else inputs[0], summed, name="digitlib")
 
@@ -248,13 +264,12 @@ def _one_ahead(items: Sequence[_Sheet], order: Sequence[int]) -> Iterator[_Sheet
 
 
 def learn_codebooks(layer: Vlad, features: np.ndarray, seed: int) -> None:
-    """Whitening and centres of ``layer`` from local features (m, c)."""
+    """Whitening and centres of ``layer`` from what its `Vlad.local` gives, (m, c)."""
     codebooks, clusters, components = layer.shape
     if len(features) < clusters or len(features) <= components:
         raise Problem(f"the pages have ink for {len(features)} features only: use fewer CLUSTERS")
-    rooted = np.sqrt(np.maximum(features, 0))
-    pca = PCA(components, whiten=True, random_state=0).fit(rooted)
-    whitened = pca.transform(rooted)
+    pca = PCA(components, whiten=True, random_state=0).fit(features)
+    whitened = pca.transform(features)
     centres = [
         MiniBatchKMeans(
             clusters, random_state=seed * 100 + book, n_init=1, batch_size=4096, max_iter=30
@@ -274,7 +289,7 @@ def fit(
     settings: Settings,
     progress: bool = True,
 ) -> None:
-    """Learn everything in ``network`` (`whole_strips`) but the backbones, from ``pages``.
+    """Learn everything in ``network`` (`whole_strips`) but the backbone, from ``pages``.
 
     Examples: windows down each page and down its variations, of a strip's height and a third of it.
     A linear SVM, one class against the rest (scikit-learn's LinearSVC), on whitened VLAD vectors
@@ -295,7 +310,8 @@ def fit(
     some = rng.permutation(len(sheets))[: min(MOST_SAMPLED, -(-len(sheets) // 4))]
     share = -(-LEARNT_FROM // len(some))
     sampled = [[] for _ in layers]
-    for _, maps in read(some, [layer.input for layer in layers], "local features"):
+    where = [[layer.local(layer.input[0]), layer.input[1]] for layer in layers]
+    for _, maps in read(some, where, "local features"):
         for layer, (features, writing), found in zip(layers, maps, sampled, strict=True):
             on_ink = features[np.asarray(layer.on_ink(writing)) > 0]
             found.append(on_ink[rng.permutation(len(on_ink))[:share]])
@@ -305,9 +321,9 @@ def fit(
     labels = [Labels(network, layer.name.removeprefix("vlad_"), settings) for layer in layers]
     number = {label: i for i, label in enumerate(classes)}
     order = rng.permutation(len(sheets))  # so that the first of them are a sample of all
-    for sheet, sums in read(order, [layer.rows(*layer.input) for layer in layers], "VLAD"):
+    for sheet, sums in read(order, [layer(layer.input, by_row=True) for layer in layers], "VLAD"):
         for layer, (rows,), learner in zip(layers, sums, labels, strict=True):
-            centre = (np.arange(len(rows)) + 0.5) * layer.stride / layer.scale  # px of the page
+            centre = (np.arange(len(rows)) + 0.5) * layer.cell / layer.scale  # px of the page
             inside = [(top <= centre) & (centre < bottom) for top, bottom in sheet.windows]
             windows = np.stack([rows[those].sum(axis=0) for those in inside])
             learner.add(np.asarray(layer.normalised(windows)), number[sheet.label])

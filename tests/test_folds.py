@@ -453,7 +453,7 @@ def test_a_recipe_that_masks_by_ink_labels_all_erased_bands_alike(digits, quick)
     settings = replace(quick, pooling="vlad", vlad_layers=layers, **sizes)
     held = folds.held_out(digits, 0, 3)
     core = model.build(3, settings).backbone
-    network = model.whole_strips(3, settings, [core])
+    network = model.whole_strips(3, settings, core)
     vlad.fit(network, held.train, held.classes, settings, progress=False)
     erased = [variants.without_writing(p) for p in held.test]
     ballots = ensemble.votes(network, erased, settings, progress=False)

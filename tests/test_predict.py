@@ -103,12 +103,11 @@ def average(tiny, digits, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(tiny, hands, tmp_path_factory):
-    """A network of two backbones that reads whole strips and has learnt six hands, as a file."""
+    """A network that reads whole strips and has learnt six hands, as a file."""
     how = {"pooling": "vlad", "split": "none", "views": 0, "whitened": 30}
     small = {"codebooks": 2, "clusters": 8, "components": 8}
-    settings = replace(tiny, weights="handwriting", width=1.0, untuned=True, **how, **small)
-    cores = [model.backbone(how) for how in (replace(settings, weights="none"), settings)]
-    network = model.whole_strips(6, settings, cores)
+    settings = replace(tiny, weights="handwriting", width=1.0, **how, **small)
+    network = model.whole_strips(6, settings, model.backbone(settings))
     vlad.fit(network, hands.train, hands.classes, settings, progress=False)
     path = tmp_path_factory.mktemp("whole") / "model.keras"
     return network, settings, model.save(network, hands.classes, settings, path)

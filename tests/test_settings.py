@@ -44,7 +44,6 @@ PUBLISHED = {
     "tune_layers": 40,
     "tune_rate": 2e-5,
     "tune_smoothing": 0.03,
-    "norm_momentum": 1.0,
     "patience": 5,
     "n_patches": 35,
     "n_even": 15,
@@ -55,8 +54,8 @@ PUBLISHED = {
     "slant": 0.0,
 }
 VLAD = (
-    "text trunks untuned vlad_layers codebooks clusters components whitened pen_change size_change"
-    " slant_change shrinkage svm_c temperature vlad_scales examples"
+    "text vlad_layers codebooks clusters components whitened pen_change size_change"
+    " slant_change shrinkage svm_c temperature vlad_scales vlad_cell examples"
 )
 
 
@@ -112,6 +111,7 @@ def test_the_defaults_are_what_issues_promise():
         ("split", "paper"),
         ("placement", "anywhere"),
         ("combine", "vote"),
+        ("vlad_cell", 8),
         ("weights", "some/file.weights.h5"),  # checked when it is read
     ],
 )
@@ -124,6 +124,7 @@ def test_settings_take(name, value):
 @pytest.mark.parametrize(
     ("name", "value", "complaint"),
     [
+        ("vlad_cell", 3, "VLAD_CELL must be one of 1, 2, 4, 8, 16, 32, not 3"),
         ("classes", 1, "CLASSES must be from 2 to 10000"),  # nothing to tell apart
         ("classes", 70.0, "CLASSES must be int"),  # a float that is whole
         ("classes", "70", "CLASSES must be int, not '70'"),
@@ -211,12 +212,6 @@ def test_changed_are_the_settings_that_differ(given, changed):
 )
 def test_input_size(patch_size, scale, size):
     assert Settings(patch_size=patch_size, scale=scale).input_size == size
-
-
-@pytest.mark.parametrize("several", [{"trunks": 2}, {"untuned": True}])
-def test_patches_are_labelled_by_one_trunk(several):
-    with pytest.raises(Problem, match="POOLING vlad"):
-        Settings(**several)
 
 
 def test_a_vlad_vector_that_no_memory_holds_is_refused():

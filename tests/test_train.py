@@ -212,7 +212,7 @@ def held_out(digits: Dataset, settings) -> tuple[np.ndarray, np.ndarray]:
 
 def test_history_has_a_row_an_epoch(straight, cached):
     history = straight[0].history
-    columns = "trunk phase epoch loss accuracy val_loss val_accuracy rate seconds"
+    columns = "phase epoch loss accuracy val_loss val_accuracy rate seconds"
     assert set(history) == set(columns.split())
     assert history[["phase", "epoch"]].values.tolist() == [
         [phase, epoch] for phase in (1, 2) for epoch in (1, 2, 3)
@@ -260,47 +260,6 @@ def test_phase_2_trains_the_last_layers_and_no_batchnorm(straight, untrained, ca
         assert same == (frozen or not old.weights), new.name
     convolutions = [layer for layer in last if before.get_layer(layer).weights]
     assert sum("BN" not in name for name in convolutions) >= 4  # so that there was what to train
-
-
-def test_batchnorm_learns_where_its_momentum_is_below_1(digits, cached, tmp_path):
-    """Its scale and shift by the gradient, its means by the momentum: in all layers that train."""
-    settings = dataclasses.replace(
-        cached, views=0, head_epochs=0, tune_epochs=1, norm_momentum=0.5, schedule="cosine"
-    )
-    before = train.model.build(len(digits.classes), settings).backbone
-    after = train.train(digits, settings, tmp_path, progress=False).network.get_layer("backbone")
-    last = after.layers[-settings.tune_layers :]
-    norms = [layer for layer in last if isinstance(layer, keras.layers.BatchNormalization)]
-    for layer in norms:
-        old = before.get_layer(layer.name).get_weights()
-        new = layer.get_weights()  # gamma, beta, moving mean, moving variance
-        assert not any(np.array_equal(a, b) for a, b in zip(old, new, strict=True)), layer.name
-    assert len(norms) >= 2
-
-
-def test_trunks_are_trained_each_from_its_own_seed_and_read_together(digits, cached, tmp_path):
-    """The first is what a training of one gives, the second what one from the next seed does."""
-    small = dataclasses.replace(
-        cached, pooling="vlad", codebooks=1, clusters=4, components=4, whitened=8,
-        pen_change=0.0, size_change=0.0, slant_change=0.0,
-        views=0, head_epochs=1, tune_epochs=1,
-    )  # fmt: skip
-    both = train.train(
-        digits, dataclasses.replace(small, trunks=2, untuned=True), tmp_path, progress=False
-    )
-    assert both.history[["trunk", "phase"]].values.tolist() == [[1, 1], [1, 2], [2, 1], [2, 2]]
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
-    trunks = [both.network.get_layer(f"trunk_{i}").get_weights() for i in range(3)]
-    ones = [
-        train.train(digits, dataclasses.replace(small, seed=seed), tmp_path, progress=False).network
-        for seed in (small.seed, small.seed + 1)
-    ]
-    ones = [network.get_layer("trunk_0").get_weights() for network in ones]
-    ones.append(train.model.build(len(digits.classes), small).backbone.get_weights())
-    for trunk, one in zip(trunks, ones, strict=True):
-        assert all(np.array_equal(a, b) for a, b in zip(trunk, one, strict=True))
-    for other in trunks[1:]:
-        assert not all(np.array_equal(a, b) for a, b in zip(trunks[0], other, strict=True))
 
 
 def test_the_best_weights_are_restored(straight, digits, cached):

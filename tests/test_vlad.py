@@ -35,9 +35,9 @@ def reader(tiny) -> Settings:
 
 
 def by_hand(centres: list, whiten=None, mean=None) -> vlad.Vlad:
-    """A layer of stride 1 that whitens by ``whiten`` (identity) after taking off ``mean`` (0)."""
+    """A layer, features of a cell each, that whitens by ``whiten`` after taking off ``mean``."""
     centres = np.array(centres, np.float32)
-    layer = vlad.Vlad(1, *centres.shape)
+    layer = vlad.Vlad(8, *centres.shape)
     c = centres.shape[-1] if whiten is None else len(whiten)
     layer.build([(None, None, None, c), (None, None, None, 1)])
     layer.set_weights(
@@ -46,7 +46,11 @@ def by_hand(centres: list, whiten=None, mean=None) -> vlad.Vlad:
     return layer
 
 
-INK = np.full((1, 1, 3, 1), 255.0, np.float32)
+def cells(values: list) -> np.ndarray:
+    """(1, 8, 8 n, 1): a row of cells of 8 px, each full of one of the ``values``."""
+    return np.kron(values, np.ones((8, 8)))[None, ..., None].astype(np.float32)
+
+
 NEAR = [[[1.0, 0.0], [0.0, 3.0]]]  # one codebook of two centres
 
 
@@ -58,20 +62,19 @@ NEAR = [[[1.0, 0.0], [0.0, 3.0]]]  # one codebook of two centres
         ([[4, 0], [0, 16], [1, 1]], [255, 0, 0], [[1, 0], [0, 0]]),  # only the first is on ink
         ([[4, 0], [0, 16], [1, 1]], [0, 0, 0], [[0, 0], [0, 0]]),  # no ink at all
         ([[1, 0], [1, 0], [1, 0]], [255, 255, 255], [[0, 0], [0, 0]]),  # on the centre itself
-        ([[-4, 0], [0, 9], [0, 9]], [255, 255, 255], [[-1, 0], [0, 0]]),  # below 0 counts as 0
     ],
 )
 def test_differences_are_summed_per_centre(squares, ink, sums):
     features = np.array(squares, np.float32).reshape(1, 1, 3, 2)
-    writing = np.array(ink, np.float32).reshape(1, 1, 3, 1)
-    rows = np.asarray(by_hand(NEAR).rows(features, writing))
+    rows = np.asarray(by_hand(NEAR)([features, cells(ink)], by_row=True))
     assert rows.shape == (1, 1, 1, 2, 2)
     np.testing.assert_allclose(rows[0, 0, 0], sums, atol=1e-6)
 
 
 def test_whitening_comes_after_the_square_root():
     layer = by_hand([[[0.0], [100.0]]], whiten=np.array([[10.0], [0.0]]), mean=np.array([1.0, 0]))
-    rows = np.asarray(layer.rows(np.array([[[[9.0, 5.0]]]], np.float32), INK[:, :, :1]))
+    features = np.array([[[[9.0, 5.0]]]], np.float32)
+    rows = np.asarray(layer([features, cells([255])], by_row=True))
     np.testing.assert_allclose(rows[0, 0, 0], [[(3 - 1) * 10], [0]], rtol=1e-6)
 
 
@@ -90,12 +93,26 @@ def test_roots_have_unit_length_per_codebook(sums, vector):
 
 
 def test_a_cell_counts_as_ink_from_two_percent():
-    writing = np.zeros((1, 10, 20, 1), np.float32)
-    writing[0, 0, :3, 0] = 255  # 3 of the first cell's 100 px, none of the second's
-    layer = vlad.Vlad(10, 1, 2, 2)
+    writing = cells([0, 0])
+    writing[0, 0, :2, 0] = 255  # 2 of the first cell's 64 px, none of the second's
+    layer = vlad.Vlad(8, 1, 2, 2)
     assert np.asarray(layer.on_ink(writing)).tolist() == [[[1.0, 0.0]]]
-    writing[0, 0, 2:, 0] = 0  # 2 of 100 is not more than 2 %
+    writing[0, 0, 1, 0] = 0  # 1 of 64 is not more than 2 %
     assert np.asarray(layer.on_ink(writing)).tolist() == [[[0.0, 0.0]]]
+
+
+@pytest.mark.parametrize(
+    "stride, cell, means",
+    [
+        (4, 1, [[2, 3], [4, 0]]),  # coarser than cells already: as they are
+        (4, 4, [[2, 3], [4, 0]]),
+        (4, 8, [[(2 + 3 + 4 + 0) / 4]]),
+    ],
+)
+def test_square_roots_are_averaged_over_cells(stride, cell, means):
+    features = np.array([[4, 9], [16, 0]], np.float32)[None, ..., None]
+    found = np.asarray(vlad.Vlad(stride, 1, 2, 2, cell=cell).local(features))
+    np.testing.assert_allclose(found[0, ..., 0], means)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +192,7 @@ def test_each_class_is_told_from_the_others(examples):
 def test_whitening_is_learnt_from_the_first_vectors_and_used_on_all(examples, reader):
     """Whatever is held at once, vectors of two clear classes end up on their own sides."""
     settings = replace(reader, examples=examples, whitened=8)
-    network = model.whole_strips(2, settings, [model.backbone(settings)])
+    network = model.whole_strips(2, settings, model.backbone(settings))
     learner = vlad.Labels(network, "block_3_expand_relu", settings)
     size = network.get_layer("whiten_block_3_expand_relu").kernel.shape[0]
     rng, away = np.random.default_rng(2), np.zeros(size)
@@ -203,7 +220,7 @@ def test_half_precision_hardly_moves_a_logit():
 
 def test_a_recipe_learns_hands_and_survives_the_file(reader, hands, tmp_path):
     core = model.build(len(hands.classes), reader).backbone  # drawn from the seed
-    network = model.whole_strips(len(hands.classes), reader, [core])
+    network = model.whole_strips(len(hands.classes), reader, core)
     vlad.fit(network, hands.train, hands.classes, reader, progress=False)
     votes = ensemble.votes(network, hands.test, reader, progress=False)
     result, probabilities = ensemble.evaluated(hands.test, votes, hands.classes, reader)
@@ -221,7 +238,7 @@ def test_fitting_is_a_function_of_the_seed(reader, hands):
     def weights(seed: int) -> list[np.ndarray]:
         settings = replace(reader, seed=seed)
         core = model.backbone(reader)
-        network = model.whole_strips(6, settings, [_constant(core)])
+        network = model.whole_strips(6, settings, _constant(core))
         vlad.fit(network, hands.train, hands.classes, settings, progress=False)
         return network.get_weights()
 
@@ -239,18 +256,18 @@ def _constant(core):
 
 def test_windows_add_up_to_what_one_pass_says(reader, hands):
     """A page that is one window gives the vector that the whole network sees."""
-    network = model.whole_strips(6, reader, [model.backbone(reader)])
+    network = model.whole_strips(6, reader, model.backbone(reader))
     vlad.fit(network, hands.train, hands.classes, reader, progress=False)
     image = network_input(hands.test[0].image, reader)[None]
     layer = next(item for item in network.layers if isinstance(item, vlad.Vlad))
-    rows = layer.rows(*vlad.keras.Model(network.input, layer.input)(image))
+    rows = layer(vlad.keras.Model(network.input, layer.input)(image), by_row=True)
     whole = vlad.keras.Model(network.input, layer.output)(image)
     together = layer.normalised(np.asarray(rows).sum(axis=1))
     np.testing.assert_allclose(np.asarray(together), np.asarray(whole), atol=1e-5)
 
 
 def test_padding_to_the_right_changes_nothing_but_the_edge(reader, hands):
-    network = model.whole_strips(6, reader, [model.backbone(reader)])
+    network = model.whole_strips(6, reader, model.backbone(reader))
     vlad.fit(network, hands.train, hands.classes, reader, progress=False)
     image = hands.test[0].image
     padded = cv2.copyMakeBorder(image, 0, 0, 0, 400, cv2.BORDER_CONSTANT, value=PAPER)
@@ -262,7 +279,7 @@ def test_padding_to_the_right_changes_nothing_but_the_edge(reader, hands):
 
 
 def test_a_blank_strip_gets_an_answer_and_no_nan(reader, hands):
-    network = model.whole_strips(6, reader, [model.backbone(reader)])
+    network = model.whole_strips(6, reader, model.backbone(reader))
     vlad.fit(network, hands.train, hands.classes, reader, progress=False)
     blank = replace(hands.test[0], image=np.full((300, 800), PAPER, np.uint8))
     vote = ensemble.vote(network, blank, reader)
@@ -272,7 +289,7 @@ def test_a_blank_strip_gets_an_answer_and_no_nan(reader, hands):
 def test_several_scales_are_read_and_add_up(reader, hands, tmp_path):
     """A strip goes in at each scale; windows stand where they do on the page."""
     settings = replace(reader, vlad_scales="0.5 0.7", vlad_layers="block_3_expand_relu")
-    network = model.whole_strips(6, settings, [model.backbone(settings)])
+    network = model.whole_strips(6, settings, model.backbone(settings))
     assert len(network.inputs) == 2
     vlad.fit(network, hands.train, hands.classes, settings, progress=False)
     inputs = network_inputs(hands.test[0].image, settings)
@@ -284,7 +301,8 @@ def test_several_scales_are_read_and_add_up(reader, hands, tmp_path):
     for layer, image in zip(
         (item for item in network.layers if isinstance(item, vlad.Vlad)), inputs, strict=True
     ):
-        rows = layer.rows(*vlad.outputs(vlad.keras.Model(network.inputs, layer.input), inputs))
+        maps = vlad.outputs(vlad.keras.Model(network.inputs, layer.input), inputs)
+        rows = layer(maps, by_row=True)
         page = rows.shape[1] * layer.stride / layer.scale
         assert page == image.shape[1] / layer.scale >= 300
     path = model.save(network, hands.classes, settings, tmp_path / "model.keras")
@@ -295,7 +313,7 @@ def test_several_scales_are_read_and_add_up(reader, hands, tmp_path):
 
 def test_one_layer_alone_is_learnt(reader, hands):
     settings = replace(reader, vlad_layers="block_3_expand_relu")
-    network = model.whole_strips(6, settings, [model.backbone(settings)])
+    network = model.whole_strips(6, settings, model.backbone(settings))
     vlad.fit(network, hands.train, hands.classes, settings, progress=False)
     vote = ensemble.vote(network, hands.train[0], settings)
     assert hands.classes[int(vote.logits[0, 0].argmax())] == hands.train[0].label
@@ -308,7 +326,7 @@ def test_layers_that_cannot_be_read_are_named(reader, layers):
 
 
 def test_too_little_ink_says_so(reader, hands):
-    network = model.whole_strips(6, reader, [model.backbone(reader)])
+    network = model.whole_strips(6, reader, model.backbone(reader))
     blank = [replace(p, image=np.full((300, 300), PAPER, np.uint8)) for p in hands.train]
     with pytest.raises(Problem, match="CLUSTERS"):
         vlad.fit(network, blank, hands.classes, reader, progress=False)
@@ -316,7 +334,7 @@ def test_too_little_ink_says_so(reader, hands):
 
 def test_two_classes_have_two_logits(reader, hands):
     pages = [page for page in hands.train if page.label in hands.classes[:2]]
-    network = model.whole_strips(2, reader, [model.backbone(reader)])
+    network = model.whole_strips(2, reader, model.backbone(reader))
     vlad.fit(network, pages, hands.classes[:2], reader, progress=False)
     image = network_input(pages[0].image, reader)[None]
     logits = np.asarray(network.predict_on_batch(image))[0]
@@ -331,7 +349,7 @@ def test_real_lines_are_told_apart_without_any_training(reference):
     settings = Settings(
         dataset="reference", pooling="vlad", split="none", codebooks=1, clusters=16, pen_change=0.0
     )
-    network = model.whole_strips(5, settings, [model.backbone(settings)])
+    network = model.whole_strips(5, settings, model.backbone(settings))
     vlad.fit(network, fold.train, labels, settings, progress=False)
     votes = ensemble.votes(network, fold.test, settings, progress=False)
     result, _ = ensemble.evaluated(fold.test, votes, labels, settings)
