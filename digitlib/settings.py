@@ -16,7 +16,6 @@ CHOICES = {
     "schedule": ("plateau", "cosine"),
     "placement": ("ink", "anywhere"),
     "combine": ("probabilities", "logits", "vote"),
-    "vlad_cell": (1, 2, 4, 8, 16, 32),
 }
 MOST_SCALES = 8  # at which strips are read
 MOST_WEIGHTS = 2**28  # of whitening VLAD vectors: a gigabyte
@@ -40,7 +39,6 @@ RANGES = {  # smallest and largest value that means something
     "width": (0.1, 2),
     "codebooks": (1, 64),
     "clusters": (2, 4096),
-    "vlad_cell": (1, 32),
     "components": (2, 1024),
     "whitened": (2, 4096),
     "pen_change": (0, 3),
@@ -121,9 +119,6 @@ class Settings:
     # whole strips (pooling vlad)
     vlad_layers: str = "block_3_expand_relu block_6_expand_relu"  # read at each, logits added
     vlad_scales: str = ""  # strips are read at each, logits added; empty is SCALE alone
-    vlad_cell: int = (
-        1  # px of the network's input: features are averaged over squares of it: faster
-    )
     codebooks: int = 4  # of each layer
     clusters: int = 32  # centres of a codebook
     components: int = 32  # that a local feature is whitened to
@@ -153,7 +148,7 @@ class Settings:
             if low is not None and not low <= value <= high:
                 raise Problem(f"{item.name.upper()} must be from {low} to {high}, not {value!r}")
             if item.name in CHOICES and value not in CHOICES[item.name]:
-                choices = ", ".join(map(str, CHOICES[item.name]))
+                choices = ", ".join(CHOICES[item.name])
                 raise Problem(f"{item.name.upper()} must be one of {choices}, not {value!r}")
         if self.n_even > self.n_patches:
             raise Problem(f"N_EVEN ({self.n_even}) cannot exceed N_PATCHES ({self.n_patches})")

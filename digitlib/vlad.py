@@ -64,10 +64,9 @@ def resized(image: np.ndarray, size: float = 1.0, slant: float = 0.0) -> np.ndar
 class Vlad(keras.layers.Layer):
     """[features (n, h, w, c), ink (n, h * stride, w * stride, 1)] -> (n, codebooks * clusters * d).
 
-    Square roots of the features, averaged over cells; those of cells that hold ink are whitened to
-    ``d`` components; each one's difference from its nearest centre, summed per centre; signed
-    square root of the sums (power normalisation: Perronnin et al. 2010) and unit length per
-    codebook. Several codebooks: Jégou and Chum 2012.
+    Square roots of the features on ink, whitened to ``d`` components; each one's difference from
+    its nearest centre, summed per centre; signed square root of the sums (power normalisation:
+    Perronnin et al. 2010) and unit length per codebook. Several codebooks: Jégou and Chum 2012.
     """
 
     def __init__(
@@ -77,22 +76,16 @@ class Vlad(keras.layers.Layer):
         clusters: int,
         components: int,
         scale: float = 1.0,
-        cell: int = 1,
         **how,
     ) -> None:
-        """``stride``: px of the network's input; ``scale``: such px to a px of the page.
-
-        ``cell``: side, px of the network's input; finer than the stride it is the stride.
-        """
+        """``stride``: px of the network's input; ``scale``: such px to a px of the page."""
         super().__init__(**{"trainable": False, "dtype": "float32"} | how)
         self.stride, self.scale, self.shape = stride, scale, (codebooks, clusters, components)
-        self.cell = max(stride, cell)
 
     def get_config(self) -> dict:
         codebooks, clusters, components = self.shape
         own = {"codebooks": codebooks, "clusters": clusters, "components": components}
-        own |= {"stride": self.stride, "scale": self.scale, "cell": self.cell}
-        return super().get_config() | own
+        return super().get_config() | {"stride": self.stride, "scale": self.scale} | own
 
     def build(self, shapes) -> None:
         channels = shapes[0][-1]
@@ -101,21 +94,16 @@ class Vlad(keras.layers.Layer):
         self.centres = self.add_weight(shape=self.shape, name="centres")
 
     def on_ink(self, writing):
-        """(n, h', w') float: 1 where a cell holds ink, else 0."""
-        share = ops.average_pool(writing, self.cell, padding="valid")[..., 0]
+        """(n, h, w) float: 1 where a position's cell holds ink, else 0."""
+        share = ops.average_pool(writing, self.stride, padding="valid")[..., 0]
         return ops.cast(share > 255 * LEAST_INK, "float32")
 
-    def local(self, features):
-        """(n, h', w', c): square roots of ``features``, averaged over each cell."""
-        rooted, step = ops.sqrt(features), self.cell // self.stride
-        return ops.average_pool(rooted, step, padding="valid") if step > 1 else rooted
-
     def _assigned(self, features, writing):
-        """(n, h', w', codebooks * clusters) which centres a cell is nearest to, 0 or 1; and
-        (n, h', w', components + 1) its whitened features and a 1: both 0 where there is no ink."""
-        local = self.local(features) - self.mean  # now: later bfloat16 has rounded it
+        """(n, h, w, codebooks * clusters) which centres a position is nearest to, 0 or 1; and
+        (n, h, w, components + 1) its whitened features and a 1: both 0 where there is no ink."""
+        rooted = ops.sqrt(features) - self.mean  # now: later bfloat16 has rounded it
         # A convolution, so that no copy of all channels is laid out anew.
-        whitened = ops.conv(local, self.whiten[None, None])
+        whitened = ops.conv(rooted, self.whiten[None, None])
         codebooks, clusters, components = self.shape
         centres = ops.reshape(self.centres, (codebooks * clusters, components))
         near = ops.matmul(whitened, ops.transpose(centres)) - ops.sum(centres**2, -1) / 2
@@ -133,7 +121,7 @@ class Vlad(keras.layers.Layer):
         return ops.reshape(rooted / ops.maximum(length, 1e-9), (-1, int(np.prod(self.shape))))
 
     def call(self, inputs, by_row: bool = False):
-        """``by_row``: the sums of each row instead, (n, h', codebooks, clusters, components)."""
+        """``by_row``: the sums of each row instead, (n, h, codebooks, clusters, components)."""
         member, marked = self._assigned(*inputs)
         if not by_row:
             n = ops.shape(member)[0]
@@ -191,9 +179,8 @@ def whole_strips(core: keras.Model, n_classes: int, settings: Settings) -> keras
         small = core.compute_output_shape((1, GRID, GRID, 3))
         for layer, features in core(grey).items():
             name = f"{layer}{at}"
-            how = {"scale": scale, "cell": settings.vlad_cell, "name": f"vlad_{name}"}
-            vector = Vlad(GRID // small[layer][1], *shape, **how)([features, writing])
-            logits.append(labelled(vector, name, n_classes, settings))
+            vlad = Vlad(GRID // small[layer][1], *shape, scale, name=f"vlad_{name}")
+            logits.append(labelled(vlad([features, writing]), name, n_classes, settings))
     summed = keras.layers.Add()(logits) if len(logits) > 1 else logits[0]
     return keras.Model(inputs if len(inputs) > 1 else inputs[0], summed, name="digitlib")
 
@@ -264,12 +251,13 @@ def _one_ahead(items: Sequence[_Sheet], order: Sequence[int]) -> Iterator[_Sheet
 
 
 def learn_codebooks(layer: Vlad, features: np.ndarray, seed: int) -> None:
-    """Whitening and centres of ``layer`` from what its `Vlad.local` gives, (m, c)."""
+    """Whitening and centres of ``layer`` from local features (m, c), none below 0."""
     codebooks, clusters, components = layer.shape
     if len(features) < clusters or len(features) <= components:
         raise Problem(f"the pages have ink for {len(features)} features only: use fewer CLUSTERS")
-    pca = PCA(components, whiten=True, random_state=0).fit(features)
-    whitened = pca.transform(features)
+    rooted = np.sqrt(features)
+    pca = PCA(components, whiten=True, random_state=0).fit(rooted)
+    whitened = pca.transform(rooted)
     centres = [
         MiniBatchKMeans(
             clusters, random_state=seed * 100 + book, n_init=1, batch_size=4096, max_iter=30
@@ -310,8 +298,7 @@ def fit(
     some = rng.permutation(len(sheets))[: min(MOST_SAMPLED, -(-len(sheets) // 4))]
     share = -(-LEARNT_FROM // len(some))
     sampled = [[] for _ in layers]
-    where = [[layer.local(layer.input[0]), layer.input[1]] for layer in layers]
-    for _, maps in read(some, where, "local features"):
+    for _, maps in read(some, [layer.input for layer in layers], "local features"):
         for layer, (features, writing), found in zip(layers, maps, sampled, strict=True):
             on_ink = features[np.asarray(layer.on_ink(writing)) > 0]
             found.append(on_ink[rng.permutation(len(on_ink))[:share]])
@@ -323,7 +310,7 @@ def fit(
     order = rng.permutation(len(sheets))  # so that the first of them are a sample of all
     for sheet, sums in read(order, [layer(layer.input, by_row=True) for layer in layers], "VLAD"):
         for layer, (rows,), learner in zip(layers, sums, labels, strict=True):
-            centre = (np.arange(len(rows)) + 0.5) * layer.cell / layer.scale  # px of the page
+            centre = (np.arange(len(rows)) + 0.5) * layer.stride / layer.scale  # px of the page
             inside = [(top <= centre) & (centre < bottom) for top, bottom in sheet.windows]
             windows = np.stack([rows[those].sum(axis=0) for those in inside])
             learner.add(np.asarray(layer.normalised(windows)), number[sheet.label])

@@ -55,7 +55,7 @@ PUBLISHED = {
 }
 VLAD = (
     "text vlad_layers codebooks clusters components whitened pen_change size_change"
-    " slant_change shrinkage svm_c temperature vlad_scales vlad_cell examples"
+    " slant_change shrinkage svm_c temperature vlad_scales examples"
 )
 
 
@@ -111,7 +111,6 @@ def test_the_defaults_are_what_issues_promise():
         ("split", "paper"),
         ("placement", "anywhere"),
         ("combine", "vote"),
-        ("vlad_cell", 8),
         ("weights", "some/file.weights.h5"),  # checked when it is read
     ],
 )
@@ -124,7 +123,6 @@ def test_settings_take(name, value):
 @pytest.mark.parametrize(
     ("name", "value", "complaint"),
     [
-        ("vlad_cell", 3, "VLAD_CELL must be one of 1, 2, 4, 8, 16, 32, not 3"),
         ("classes", 1, "CLASSES must be from 2 to 10000"),  # nothing to tell apart
         ("classes", 70.0, "CLASSES must be int"),  # a float that is whole
         ("classes", "70", "CLASSES must be int, not '70'"),
