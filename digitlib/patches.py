@@ -62,22 +62,16 @@ def cut_each(
     and contrast, each uniform; and another slant, and the pen about a pixel thinner or thicker.
     """
     n, size = len(strips), settings.input_size
-    centres = np.reshape(centres, (n, 2)).astype(float)
-    turn, slant, zoom, contrast = np.zeros((4, n))
-    spread = [None] * n
+    x, y, turn, zoom, slant, contrast = np.zeros((6, n))
+    pens = [None] * n
     if rng is not None:  # all at once: drawn one by one they would take as long as the cutting
-        x, y, turn, zoom, slant, contrast = rng.uniform(-1, 1, (6, n))
-        centres += np.stack([x, y], axis=1) * settings.translation * settings.patch_size
-        turn *= 2 * np.pi * settings.rotation
-        zoom, slant, contrast = (
-            share * most
-            for share, most in (
-                (zoom, settings.zoom), (slant, settings.slant), (contrast, settings.contrast),
-            )
-        )  # fmt: skip
+        move = settings.translation * settings.patch_size
+        most = [move, move, 2 * np.pi * settings.rotation]
+        most += [settings.zoom, settings.slant, settings.contrast]
+        x, y, turn, zoom, slant, contrast = rng.uniform(-1, 1, (6, n)) * np.array(most)[:, None]
         varied, thicker = rng.random(n) < settings.thickness, rng.random(n) < 0.5
         pens = np.where(varied, np.where(thicker, cv2.erode, cv2.dilate), None)
-        spread = pens.tolist()
+    centres = np.reshape(centres, (n, 2)) + np.stack([x, y], axis=1)
     zoom = settings.scale * (1 + zoom)
     cosine, sine = zoom * np.cos(turn), zoom * np.sin(turn)
     rows = [[cosine, cosine * slant - sine], [sine, sine * slant + cosine]]
@@ -87,7 +81,7 @@ def cut_each(
     matrices = np.concatenate([matrices, shifts], axis=2)
     patches = np.empty((n, size, size, 1), np.uint8)
     for strip, matrix, pen, change, patch in zip(
-        strips, matrices, spread, contrast, patches[..., 0], strict=True
+        strips, matrices, pens, contrast, patches[..., 0], strict=True
     ):
         how = {"flags": cv2.INTER_LINEAR, "borderValue": strip.paper}
         cv2.warpAffine(strip.image, matrix, (size, size), dst=patch, **how)

@@ -24,7 +24,7 @@ from digitlib.dataset import Page
 from digitlib.settings import Settings
 from digitlib.strips import GRID, PAPER, enhance, network_inputs, split_tops, strip_tops
 
-LEAST_INK = 0.02  # of a cell: less is an edge, or dust
+LEAST_INK = 0.02  # of a position's cell: less is an edge, or dust
 LEAST_KEPT = 64  # directions of a whitened VLAD vector, however few the classes
 LEARNT_FROM = 30_000  # local features that whitening and codebooks are learnt from
 MOST_SAMPLED = 128  # sheets that these come from
@@ -64,9 +64,10 @@ def resized(image: np.ndarray, size: float = 1.0, slant: float = 0.0) -> np.ndar
 class Vlad(keras.layers.Layer):
     """[features (n, h, w, c), ink (n, h * stride, w * stride, 1)] -> (n, codebooks * clusters * d).
 
-    Square roots of the features on ink, whitened to ``d`` components; each one's difference from
-    its nearest centre, summed per centre; signed square root of the sums (power normalisation:
-    Perronnin et al. 2010) and unit length per codebook. Several codebooks: Jégou and Chum 2012.
+    Square roots of the features (none below 0) on ink, whitened to ``d`` components; each one's
+    difference from its nearest centre, summed per centre; signed square root of the sums (power
+    normalisation: Perronnin et al. 2010) and unit length per codebook. Several codebooks: Jégou and
+    Chum 2012.
     """
 
     def __init__(

@@ -35,9 +35,9 @@ def reader(tiny) -> Settings:
 
 
 def by_hand(centres: list, whiten=None, mean=None) -> vlad.Vlad:
-    """A layer, features of a cell each, that whitens by ``whiten`` after taking off ``mean``."""
+    """A layer of stride 1 that whitens by ``whiten`` (identity) after taking off ``mean`` (0)."""
     centres = np.array(centres, np.float32)
-    layer = vlad.Vlad(8, *centres.shape)
+    layer = vlad.Vlad(1, *centres.shape)
     c = centres.shape[-1] if whiten is None else len(whiten)
     layer.build([(None, None, None, c), (None, None, None, 1)])
     layer.set_weights(
@@ -46,11 +46,7 @@ def by_hand(centres: list, whiten=None, mean=None) -> vlad.Vlad:
     return layer
 
 
-def cells(values: list) -> np.ndarray:
-    """(1, 8, 8 n, 1): a row of cells of 8 px, each full of one of the ``values``."""
-    return np.kron(values, np.ones((8, 8)))[None, ..., None].astype(np.float32)
-
-
+INK = np.full((1, 1, 3, 1), 255.0, np.float32)
 NEAR = [[[1.0, 0.0], [0.0, 3.0]]]  # one codebook of two centres
 
 
@@ -66,7 +62,8 @@ NEAR = [[[1.0, 0.0], [0.0, 3.0]]]  # one codebook of two centres
 )
 def test_differences_are_summed_per_centre(squares, ink, sums):
     features = np.array(squares, np.float32).reshape(1, 1, 3, 2)
-    rows = np.asarray(by_hand(NEAR)([features, cells(ink)], by_row=True))
+    writing = np.array(ink, np.float32).reshape(1, 1, 3, 1)
+    rows = np.asarray(by_hand(NEAR)([features, writing], by_row=True))
     assert rows.shape == (1, 1, 1, 2, 2)
     np.testing.assert_allclose(rows[0, 0, 0], sums, atol=1e-6)
 
@@ -74,7 +71,7 @@ def test_differences_are_summed_per_centre(squares, ink, sums):
 def test_whitening_comes_after_the_square_root():
     layer = by_hand([[[0.0], [100.0]]], whiten=np.array([[10.0], [0.0]]), mean=np.array([1.0, 0]))
     features = np.array([[[[9.0, 5.0]]]], np.float32)
-    rows = np.asarray(layer([features, cells([255])], by_row=True))
+    rows = np.asarray(layer([features, INK[:, :, :1]], by_row=True))
     np.testing.assert_allclose(rows[0, 0, 0], [[(3 - 1) * 10], [0]], rtol=1e-6)
 
 
@@ -93,11 +90,11 @@ def test_roots_have_unit_length_per_codebook(sums, vector):
 
 
 def test_a_cell_counts_as_ink_from_two_percent():
-    writing = cells([0, 0])
-    writing[0, 0, :2, 0] = 255  # 2 of the first cell's 64 px, none of the second's
-    layer = vlad.Vlad(8, 1, 2, 2)
+    writing = np.zeros((1, 10, 20, 1), np.float32)
+    writing[0, 0, :3, 0] = 255  # 3 of the first cell's 100 px, none of the second's
+    layer = vlad.Vlad(10, 1, 2, 2)
     assert np.asarray(layer.on_ink(writing)).tolist() == [[[1.0, 0.0]]]
-    writing[0, 0, 1, 0] = 0  # 1 of 64 is not more than 2 %
+    writing[0, 0, 2:, 0] = 0  # 2 of 100 is not more than 2 %
     assert np.asarray(layer.on_ink(writing)).tolist() == [[[0.0, 0.0]]]
 
 
