@@ -273,9 +273,13 @@ def _grey(picture: Image.Image) -> np.ndarray:
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
     if picture.mode not in ("1", "L", "P"):
         picture = picture.convert("RGB")  # not every mode, CMYK for one, has a way straight to L
-    if picture.mode == "1":  # `convert` takes five times as long
+    if picture.mode == "1":  # Pillow's `convert` takes five times as long
         levels = np.frombuffer(picture.tobytes("raw", "L"), np.uint8)
         return levels.reshape(picture.height, picture.width).copy()
+    if picture.mode == "P":  # and three times as long as on the palette alone
+        palette = Image.frombytes("P", (256, 1), bytes(range(256)))
+        palette.putpalette(picture.getpalette())
+        return cv2.LUT(np.array(picture), np.array(palette.convert("L"))[0])
     return np.array(picture.convert("L"))
 
 
@@ -286,7 +290,7 @@ def _is_inverted(image: np.ndarray) -> bool:
     dark. And what stands out from its surroundings must be bright (the sign of the local
     skewness), which it is not on an underexposed page, in a shadow, or on a black desk.
     """
-    if (image < 128).mean() <= 2 / 3:
+    if np.count_nonzero(image < 128) <= image.size * 2 / 3:  # several times as fast as a mean
         return False
     window = max(31, min(image.shape) // 8)  # px; several strokes wide
     local = image - cv2.blur(image, (window, window)).astype(np.float32)
