@@ -28,6 +28,7 @@ LEAST_INK = 0.02  # of a position's cell: less is an edge, or dust
 LEAST_KEPT = 64  # directions of a whitened VLAD vector, however few the classes
 LEARNT_FROM = 30_000  # local features that whitening and codebooks are learnt from
 MOST_SAMPLED = 128  # sheets that these come from
+BEYOND = 1e9  # more than any feature is near to a centre
 LESS_TEXT = 3  # so much lower than a strip are further windows: one line where a strip has three
 PEN_SIGMA = 1.0  # px: blur that turns a step of the pen's edge into a slope
 
@@ -100,8 +101,8 @@ class Vlad(keras.layers.Layer):
         return ops.cast(share > 255 * LEAST_INK, "float32")
 
     def _assigned(self, features, writing):
-        """(n, h, w, codebooks * clusters) which centres a position is nearest to, 0 or 1; and
-        (n, h, w, components + 1) its whitened features and a 1: both 0 where there is no ink."""
+        """(n, h, w, codebooks * clusters) which centres a position is nearest to, 0 or 1, and none
+        where there is no ink; (n, h, w, components) its whitened features."""
         rooted = ops.sqrt(features) - self.mean  # now: later bfloat16 has rounded it
         # A convolution, so that no copy of all channels is laid out anew.
         whitened = ops.conv(rooted, self.whiten[None, None])
@@ -109,10 +110,10 @@ class Vlad(keras.layers.Layer):
         centres = ops.reshape(self.centres, (codebooks * clusters, components))
         near = ops.matmul(whitened, ops.transpose(centres)) - ops.sum(centres**2, -1) / 2
         near = ops.reshape(near, (*ops.shape(near)[:3], codebooks, clusters))
-        member = ops.cast(ops.equal(near, ops.max(near, -1, keepdims=True)), "float32")
-        member = ops.reshape(member, (*ops.shape(near)[:3], codebooks * clusters))
-        mask = self.on_ink(writing)[..., None]
-        return member, ops.concatenate([whitened * mask, mask], -1)
+        nearest = ops.max(near, -1, keepdims=True)
+        nearest += BEYOND * (1 - self.on_ink(writing)[..., None, None])
+        member = ops.cast(ops.equal(near, nearest), "float32")
+        return ops.reshape(member, (*ops.shape(near)[:3], codebooks * clusters)), whitened
 
     def normalised(self, sums):
         """(n, codebooks, clusters, components) sums -> (n, codebooks * clusters * components)."""
@@ -123,13 +124,15 @@ class Vlad(keras.layers.Layer):
 
     def call(self, inputs, by_row: bool = False):
         """``by_row``: the sums of each row instead, (n, h, codebooks, clusters, components)."""
-        member, marked = self._assigned(*inputs)
+        member, whitened = self._assigned(*inputs)
         if not by_row:
             n = ops.shape(member)[0]
-            member, marked = (ops.reshape(x, (n, -1, x.shape[-1])) for x in (member, marked))
-        sums = ops.matmul(ops.swapaxes(member, -1, -2), marked)
-        sums = ops.reshape(sums, (*ops.shape(sums)[:-2], *self.shape[:2], self.shape[2] + 1))
-        sums = sums[..., :-1] - sums[..., -1:] * self.centres
+            member, whitened = (ops.reshape(x, (n, -1, x.shape[-1])) for x in (member, whitened))
+        sums = ops.matmul(ops.swapaxes(member, -1, -2), whitened)
+        sums = ops.reshape(sums, (*ops.shape(sums)[:-2], *self.shape))
+        numbers = ops.sum(member, -2)
+        numbers = ops.reshape(numbers, (*ops.shape(numbers)[:-1], *self.shape[:2], 1))
+        sums = sums - numbers * self.centres
         return sums if by_row else self.normalised(sums)
 
 
