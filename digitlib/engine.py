@@ -32,10 +32,16 @@ KINDS = ("<f2", "<f4")  # that weights are of
 
 
 def _openvino() -> ModuleType:
-    """OpenVINO, without its companion that would tell its makers over the network of each use."""
-    sys.modules.setdefault("openvino_telemetry", None)
+    """OpenVINO, without its companion that would tell its makers over the network of each use.
+
+    And without its converter, a tenth of a second of imports that only `export` needs.
+    """
+    for part in "openvino_telemetry", "openvino.tools.ovc":
+        sys.modules.setdefault(part, None)
     import openvino
 
+    if sys.modules["openvino.tools.ovc"] is None:
+        del sys.modules["openvino.tools.ovc"]  # whoever asks for it by name gets it
     return openvino
 
 
@@ -85,6 +91,7 @@ def export(reader: "keras.Model", model: Path, names: Sequence[str], stride: int
     except ImportError:
         return {}
     import tensorflow as tf
+    from openvino.tools.ovc import convert_model
 
     trainable, others = reader.trainable_variables, reader.non_trainable_variables
     number = {id(item): i for i, item in enumerate(reader.weights)}  # several may share a path
@@ -100,7 +107,7 @@ def export(reader: "keras.Model", model: Path, names: Sequence[str], stride: int
     specs = [tf.TensorSpec(item.shape, item.dtype, name=item.name) for item in reader.inputs]
     for i, item in enumerate([*trainable, *others]):
         specs.append(tf.TensorSpec(item.shape, item.dtype, name=f"weight{i}"))
-    graph = openvino.convert_model(tf.function(logits, input_signature=specs, autograph=False))
+    graph = convert_model(tf.function(logits, input_signature=specs, autograph=False))
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / name for name in (GRAPH, CONSTANTS)]
         openvino.serialize(graph, *map(str, files))

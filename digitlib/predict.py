@@ -99,7 +99,10 @@ def predict_files(
 
     with ThreadPoolExecutor(threads) as pool:
         how = {"total": len(files), "desc": "labelling", "unit": "image"}
-        answers = list(progress_bar(pool.map(label, files), progress, **how))
+        answers = pool.map(label, files)
+        if len(files) > 1:  # for one, the bar would take longer to import than to fill
+            answers = progress_bar(answers, progress, **how)
+        answers = list(answers)
     raise_all([answer for answer in answers if isinstance(answer, str)], "the images")
     columns = {key: [answer[key] for answer in answers] for key in answers[0]}
     rows = result_rows(
