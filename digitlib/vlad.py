@@ -101,19 +101,22 @@ class Vlad(keras.layers.Layer):
         return ops.cast(share > 255 * LEAST_INK, "float32")
 
     def _assigned(self, features, writing):
-        """(n, h, w, codebooks * clusters) which centres a position is nearest to, 0 or 1, and none
-        where there is no ink; (n, h, w, components) its whitened features."""
+        """(n, codebooks * clusters, h, w) which centres a position is nearest to, 0 or 1, and none
+        where there is no ink; (n, components, h, w) its whitened features."""
         rooted = ops.sqrt(features) - self.mean  # now: later bfloat16 has rounded it
-        # A convolution, so that no copy of all channels is laid out anew.
-        whitened = ops.conv(rooted, self.whiten[None, None])
+        # A convolution, so that not all channels are laid out anew: the few that are left come
+        # first, as the products want it.
+        whitened = ops.transpose(ops.conv(rooted, self.whiten[None, None]), (0, 3, 1, 2))
         codebooks, clusters, components = self.shape
+        n, _, height, width = ops.shape(whitened)
         centres = ops.reshape(self.centres, (codebooks * clusters, components))
-        near = ops.matmul(whitened, ops.transpose(centres)) - ops.sum(centres**2, -1) / 2
-        near = ops.reshape(near, (*ops.shape(near)[:3], codebooks, clusters))
-        nearest = ops.max(near, -1, keepdims=True)
-        nearest += BEYOND * (1 - self.on_ink(writing)[..., None, None])
+        flat = ops.reshape(whitened, (n, components, -1))
+        near = ops.matmul(centres, flat) - ops.sum(centres**2, -1, keepdims=True) / 2
+        near = ops.reshape(near, (n, codebooks, clusters, -1))
+        nearest = ops.max(near, 2, keepdims=True)
+        nearest += BEYOND * (1 - ops.reshape(self.on_ink(writing), (n, 1, 1, -1)))
         member = ops.cast(ops.equal(near, nearest), "float32")
-        return ops.reshape(member, (*ops.shape(near)[:3], codebooks * clusters)), whitened
+        return ops.reshape(member, (n, codebooks * clusters, height, width)), whitened
 
     def normalised(self, sums):
         """(n, codebooks, clusters, components) sums -> (n, codebooks * clusters * components)."""
@@ -124,13 +127,14 @@ class Vlad(keras.layers.Layer):
 
     def call(self, inputs, by_row: bool = False):
         """``by_row``: the sums of each row instead, (n, h, codebooks, clusters, components)."""
-        member, whitened = self._assigned(*inputs)
-        if not by_row:
-            n = ops.shape(member)[0]
-            member, whitened = (ops.reshape(x, (n, -1, x.shape[-1])) for x in (member, whitened))
-        sums = ops.matmul(ops.swapaxes(member, -1, -2), whitened)
+        both = self._assigned(*inputs)
+        if by_row:
+            member, whitened = (ops.moveaxis(x, 2, 1) for x in both)
+        else:
+            member, whitened = (ops.reshape(x, (*ops.shape(x)[:2], -1)) for x in both)
+        sums = ops.matmul(member, ops.swapaxes(whitened, -1, -2))
         sums = ops.reshape(sums, (*ops.shape(sums)[:-2], *self.shape))
-        numbers = ops.sum(member, -2)
+        numbers = ops.sum(member, -1)
         numbers = ops.reshape(numbers, (*ops.shape(numbers)[:-1], *self.shape[:2], 1))
         sums = sums - numbers * self.centres
         return sums if by_row else self.normalised(sums)
