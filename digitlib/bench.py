@@ -252,19 +252,20 @@ def bench(
     model.keep_memory()
     files = image_files(images)
     files = files[:: max(1, len(files) // (4 if quick else 20))]
-    found = {
-        "device": device(),
-        "images": len(files),
-        "labels": compared(files, names, exact=not quick, progress=progress),
-        "pipeline": pipeline([read_page(file) for file in files], progress),
-    }
+    found = {"device": device(), "images": len(files)}
+
+    def keep(**more: list[dict]) -> None:
+        found.update(more)
+        if folder:  # after each part: the last can take hours
+            with whole_file(folder / FOUND) as aside:
+                aside.write_text(json.dumps(found, indent=1), "utf-8")
+
+    keep(labels=compared(files, names, exact=not quick, progress=progress))
+    keep(pipeline=pipeline([read_page(file) for file in files], progress))
     if not quick:
-        found["processes"] = [whole_processes(files, name, MANY) for name in names]
+        keep(processes=[whole_processes(files, name, MANY) for name in names])
     if classes:
-        found["growth"] = growth(classes, progress)
-    if folder:
-        with whole_file(folder / FOUND) as aside:
-            aside.write_text(json.dumps(found, indent=1), "utf-8")
+        keep(growth=growth(classes, progress))
     return found
 
 

@@ -17,6 +17,7 @@ from digitlib.strips import PAPER, RULED_LINE, ink
 
 HELD_OUT = "as held out"  # the variant of a band in which nothing is changed
 CONTROLS = ERASED, OTHER = "writing erased", "other writing"
+LEAST_WRITTEN = 0.1  # of an equal share of the ink: less is no line, but tails of the one above
 Images = dict[tuple[str, str], list[Page]]  # (variant, whole or third): what is labelled
 
 
@@ -33,6 +34,16 @@ def parts(page: Page, n: int) -> list[Page]:
         raise Problem(f"{page.path}: {rows} px cannot be cut into {n} bands")
     edges = [round(i * rows / n) for i in range(n + 1)]
     return [part_of(page, top, bottom) for top, bottom in zip(edges, edges[1:], strict=False)]
+
+
+def written(pieces: list[Page]) -> list[Page]:
+    """Those of one page's ``pieces`` on which something is written; all, if nothing is anywhere.
+
+    Some pages end with blank lines, and nobody could say whose these are.
+    """
+    inks = np.array([ink(piece.image).sum() for piece in pieces])
+    least = LEAST_WRITTEN * inks.mean()
+    return [piece for piece, n in zip(pieces, inks, strict=True) if n >= least]
 
 
 def as_by_another_pen(page: Page, width: float) -> Page:
@@ -85,12 +96,15 @@ VARIANTS: dict[str, Callable[[Page], Page]] = {
 
 
 def whole_and_thirds(pages: list[Page], changes: Sequence[str] = (HELD_OUT,)) -> Images:
-    """``pages`` as they are, or in the ``changes`` of VARIANTS, and each in three bands."""
+    """``pages`` as they are, or in the ``changes`` of VARIANTS, and each in three bands.
+
+    Of the three, those that are `written`.
+    """
     images = {}
     for name in changes:
         changed = [VARIANTS[name](page) for page in pages]
         images[name, "whole"] = changed
-        images[name, "third"] = [third for page in changed for third in parts(page, 3)]
+        images[name, "third"] = [third for page in changed for third in written(parts(page, 3))]
     return images
 
 

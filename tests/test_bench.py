@@ -23,15 +23,15 @@ def test_the_published_procedure_is_the_ensemble_patch_by_patch(hands, tmp_path)
 
 
 def test_the_engine_gives_the_labels_of_keras_and_keeps_its_lead(reference):
-    """Half of what was measured: one pass 25 times as fast as the original, best 30."""
+    """The floors are half of the targets: 30 times as fast in one pass, and 40 for best."""
     name = shipped.DEFAULT
     files = [page.path for page in reference.test[:4]]
     rows = {row["name"]: row for row in bench.compared(files, [name], progress=False)}
     same = {name: row["same"] for name, row in rows.items() if row["same"] is not None}
     assert same == {f"{name}, openvino": 4, f"{name}, keras": 4}
     assert rows["the original's procedure"]["times"] == 1
-    assert rows["paper, openvino"]["times"] >= 12
-    assert rows[f"{name}, openvino"]["times"] >= 15
+    assert rows["paper, openvino"]["times"] >= 15
+    assert rows[f"{name}, openvino"]["times"] >= 20
 
 
 def test_the_pipeline_cuts_patches_faster_than_the_original_s_generator(hands):
@@ -41,7 +41,7 @@ def test_the_pipeline_cuts_patches_faster_than_the_original_s_generator(hands):
         "paper",
         "quick",
     ]
-    assert ours[1]["times"] >= 13  # half of what it is
+    assert ours[1]["times"] >= 12  # half of what it is
     assert ours[1]["batch_ms"] < ours[1]["step_ms"]  # the network never waits
 
 

@@ -212,6 +212,25 @@ def test_erased_bands_of_real_pages_hold_no_ink(reference):
         assert 0.002 < (erased.image < 128).mean() < 0.05  # the ruled lines
 
 
+@pytest.mark.parametrize(
+    "ink_px, counted",
+    [
+        ((30, 30, 30), [0, 1, 2]),
+        ((30, 30, 0), [0, 1]),  # the page ends with a blank line
+        ((30, 30, 3), [0, 1, 2]),  # 21 on average, a tenth of it is 2.1
+        ((30, 30, 2), [0, 1]),  # 20.7 on average
+        ((0, 40, 0), [1]),
+        ((0, 0, 0), [0, 1, 2]),  # nothing anywhere: nothing tells them apart
+    ],
+)
+def test_thirds_without_writing_do_not_count(ink_px, counted):
+    image = np.full((300, 200), 255, np.uint8)
+    for i, n in enumerate(ink_px):
+        image[100 * i + 20 : 100 * i + 20 + n, 50] = 0  # an upright stroke, 1 px wide
+    thirds = variants.parts(page(image), 3)
+    assert variants.written(thirds) == [thirds[i] for i in counted]
+
+
 def test_every_image_is_made_once_under_its_own_name():
     pages = [page(written(300, range(40, 280, 90)), label) for label in "ab"]
     images = variants.perturbed(pages)
