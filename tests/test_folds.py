@@ -398,9 +398,10 @@ def test_cross_validation_goes_on_after_a_kill(digits, quick, tmp_path, counted)
     assert counted == ["digits-3-1-fold0", "digits-3-1-fold1"]
     result, odds = folds.cross_validate(digits, quick, 2, tmp_path, **how)
     assert counted[2:] == ["digits-3-1-fold1"]  # the first is not trained again
-    assert result["fold"].tolist() == [0] * 12 + [1] * 12
-    assert result["part"].tolist() == (["whole"] * 3 + ["third"] * 9) * 2
-    assert odds.shape == (24, 3) and odds.dtype == np.float32
+    # Page 03 ends blank: its last third has 357 px of ink, where all three have 3,915 on average.
+    assert result["fold"].tolist() == [0] * 12 + [1] * 11
+    assert result["part"].tolist() == ["whole"] * 3 + ["third"] * 9 + ["whole"] * 3 + ["third"] * 8
+    assert odds.shape == (23, 3) and odds.dtype == np.float32
     labels = np.array(digits.classes)[odds.argmax(1)]
     assert (labels == result["predicted"]).all()
 
