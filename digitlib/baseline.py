@@ -32,7 +32,7 @@ def keypoints(image: np.ndarray, settings: Settings) -> tuple[np.ndarray, np.nda
     to 1 each: `vlad.Vlad` takes their square roots, which makes them RootSIFT. SIFT: Lowe 2004.
     """
     scan = enhance(image, replace(settings, fit_height=False))
-    grey, writing = np.moveaxis(network_input(scan, settings), -1, 0)
+    grey, writing = network_input(scan, settings)
     near = cv2.dilate(writing, np.ones((REACH, REACH), np.uint8))
     found, descriptors = cv2.SIFT_create().detectAndCompute(np.ascontiguousarray(grey), near)
     places = np.array([(*point.pt, point.size) for point in found], np.float32).reshape(-1, 3)

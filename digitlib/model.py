@@ -51,9 +51,11 @@ def keep_memory() -> None:
             mallopt(option, value)
 
 
-def _mobilenet(size: int, width: float, weights: str | None = None) -> keras.Model:
+def _mobilenet(
+    size: int | None, width: float, weights: str | None = None, channels: int = 3
+) -> keras.Model:
     return keras.applications.MobileNetV2(
-        input_shape=(size, size, 3), alpha=width, include_top=False, weights=weights
+        input_shape=(size, size, channels), alpha=width, include_top=False, weights=weights
     )
 
 
@@ -163,10 +165,11 @@ def whole_strips(
 ) -> keras.Model:
     """The network that reads whole strips of any size (pooling vlad), its backbone ``core``'s.
 
-    Without ``core`` the backbone is untrained; all else is, until `vlad.fit` has learnt it.
+    Without ``core`` the backbone is untrained; all else is, until `vlad.fit` has learnt it. A
+    scan's red, green and blue are the same: it has one channel, ``core``'s first kernel their sum.
     """
     layers = settings.vlad_layers.split()
-    within = read_at(_mobilenet(None, settings.width), settings.layer)
+    within = read_at(_mobilenet(None, settings.width, channels=1), settings.layer)
     names = [item.name for item in within.layers if "relu" in item.name]
     if not layers or not set(layers) <= set(names):
         raise Problem(
@@ -174,7 +177,8 @@ def whole_strips(
             f"{settings.layer}, with blanks between: {', '.join(names)}"
         )
     if core:
-        within.set_weights(core.get_weights())
+        kernel, *others = core.get_weights()
+        within.set_weights([kernel.sum(axis=2, keepdims=True), *others])
     maps = {name: within.get_layer(name).output for name in dict.fromkeys(layers)}
     reader = keras.Model(within.input, maps, name="trunk")
     return vlad.whole_strips(reader, n_classes, settings)

@@ -160,12 +160,12 @@ def ink(image: np.ndarray) -> np.ndarray:
 
 
 def network_input(image: np.ndarray, settings: Settings) -> np.ndarray:
-    """(h, w) uint8 strip -> (h', w', 2) uint8: it and its ink, 0 to 255, at the network's scale."""
+    """(h, w) uint8 strip -> (2, h', w') uint8: it and its ink, 0 to 255, at the network's scale."""
     return _at_scale(image, ink(image), settings.scale)
 
 
 def network_inputs(image: np.ndarray, settings: Settings) -> list[np.ndarray]:
-    """`network_input` at each of VLAD_SCALES, as batches of one: (1, h', w', 2) uint8 each."""
+    """`network_input` at each of VLAD_SCALES, as batches of one: (1, 2, h', w') uint8 each."""
     writing = ink(image)
     return [_at_scale(image, writing, scale)[None] for scale in settings.scales]
 
@@ -179,6 +179,9 @@ def _at_scale(image: np.ndarray, writing: np.ndarray, scale: float) -> np.ndarra
     size = [max(1, round(side * scale)) for side in layers[0].shape[::-1]]
     # Means of all that a pixel covers; above a half bilinear sampling sees that too, and faster.
     how = cv2.INTER_AREA if scale <= 0.5 else cv2.INTER_LINEAR
-    both = cv2.merge([cv2.resize(layer, size, interpolation=how) for layer in layers])
-    padding = 0, -size[1] % GRID, 0, -size[0] % WIDE
-    return cv2.copyMakeBorder(both, *padding, cv2.BORDER_CONSTANT, value=(PAPER, 0))
+    shape = size[1] + -size[1] % GRID, size[0] + -size[0] % WIDE
+    both = np.empty((2, *shape), np.uint8)
+    for plane, layer, beyond in zip(both, layers, (PAPER, 0), strict=True):
+        plane[size[1] :], plane[:, size[0] :] = beyond, beyond
+        plane[: size[1], : size[0]] = cv2.resize(layer, size, interpolation=how)
+    return both

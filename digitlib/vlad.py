@@ -1,6 +1,6 @@
 """VLAD: what the local features of a whole strip add up to, and a linear SVM that labels the sums.
 
-In: pages and a backbone. Out: a Keras model from strips of any size (n, h, w, 2) uint8 (grey, ink)
+In: pages and a backbone. Out: a Keras model from strips of any size (n, 2, h, w) uint8 (grey, ink)
 to logits (n, classes), in one pass. Vectors of locally aggregated descriptors: Jégou et al. 2010.
 """
 
@@ -172,19 +172,19 @@ def labelled(vector: keras.KerasTensor, name: str, n_classes: int, settings: Set
 
 
 def whole_strips(core: keras.Model, n_classes: int, settings: Settings) -> keras.Model:
-    """Strips (n, h, w, 2) uint8 -> logits (n, classes): VLAD at each layer, whitened, and labelled.
+    """Strips (n, 2, h, w) uint8 -> logits (n, classes): VLAD at each layer, whitened, and labelled.
 
-    One input a scale. ``core``: a backbone for any size of input, whose output is a dictionary of
-    layers. The logits of all layers and scales add up. All weights but its wait for `fit`.
+    One input a scale. ``core``: a backbone for grey input of any size, whose output is a dictionary
+    of layers. The logits of all layers and scales add up. All weights but its wait for `fit`.
     """
     shape, inputs, logits = (settings.codebooks, settings.clusters, settings.components), [], []
     for k, scale in enumerate(settings.scales):
         at = f"_{k}" if k else ""
-        inputs.append(keras.Input((None, None, 2), name=f"strips{at}"))
+        inputs.append(keras.Input((2, None, None), name=f"strips{at}"))
         strips = ops.cast(inputs[-1], "float32")
-        writing = strips[..., 1:]
-        grey = ops.conv(strips, np.array([[[[1] * 3, [0] * 3]]], np.float32)) / 127.5 - 1
-        small = core.compute_output_shape((1, GRID, GRID, 3))
+        grey = (strips[:, 0] / 127.5 - 1)[..., None]  # of planes it takes half as long
+        writing = strips[:, 1][..., None]
+        small = core.compute_output_shape((1, GRID, GRID, 1))
         for layer, features in core(grey).items():
             name = f"{layer}{at}"
             vlad = Vlad(GRID // small[layer][1], *shape, scale, name=f"vlad_{name}")
@@ -202,7 +202,7 @@ def outputs(network: keras.Model, inputs: list[np.ndarray]) -> Any:
 class _Sheet:
     """A page that is learnt from: the network's inputs, its label and its windows."""
 
-    inputs: list[np.ndarray]  # of the network, (1, h, w, 2) uint8 each
+    inputs: list[np.ndarray]  # of the network, (1, 2, h, w) uint8 each
     label: str
     windows: list[tuple[float, float]]  # top and bottom, px of the sheet
 

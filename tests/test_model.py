@@ -170,7 +170,7 @@ def test_an_hdf5_file_without_weights_is_refused(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("weights", ["none", "imagenet"])
 def test_a_layer_that_is_not_there_is_named_with_those_that_are(monkeypatch, weights):
-    monkeypatch.setattr(model, "_mobilenet", lambda size, width, weights=None: ONCE(size, width))
+    monkeypatch.setattr(model, "_mobilenet", lambda size, width, *_, **__: ONCE(size, width))
     settings = dataclasses.replace(SMALL, weights=weights, layer="block_99_relu")
     with pytest.raises(Problem, match="block_99_relu.*try .*block_6_expand_relu.*out_relu"):
         model.backbone(settings)

@@ -111,6 +111,6 @@ def test_a_run_is_shipped_with_the_temperature_that_its_folds_ask_for(home, tiny
     path = shipped.ship("mine", "ours", "none")
     cooled, classes, shown = model.load(path)
     assert (shown.temperature, classes) == (4 * settings.temperature, ["a", "b", "c"])
-    strip = np.random.default_rng(1).integers(0, 256, (1, 64, 256, 2), np.uint8)
+    strip = np.random.default_rng(1).integers(0, 256, (1, 2, 64, 256), np.uint8)
     before, after = (net.predict_on_batch(strip) for net in (model.load(own)[0], cooled))
     np.testing.assert_allclose(after, np.asarray(before) / 4, rtol=1e-4, atol=1e-6)

@@ -101,10 +101,10 @@ def test_a_cell_counts_as_ink_from_two_percent():
 @pytest.mark.parametrize(
     "shape, scale, expected",
     [
-        ((300, 1520), 0.5, (160, 768, 2)),  # 150 x 760 px, padded to multiples of 32 and 64
-        ((64, 512), 0.5, (32, 256, 2)),  # fits exactly
-        ((10, 10), 0.5, (32, 64, 2)),  # lower than a letter: padded, never enlarged
-        ((1, 1), 0.25, (32, 64, 2)),
+        ((300, 1520), 0.5, (2, 160, 768)),  # 150 x 760 px, padded to multiples of 32 and 64
+        ((64, 512), 0.5, (2, 32, 256)),  # fits exactly
+        ((10, 10), 0.5, (2, 32, 64)),  # lower than a letter: padded, never enlarged
+        ((1, 1), 0.25, (2, 32, 64)),
     ],
 )
 def test_strips_are_padded_with_paper(shape, scale, expected, tiny):
@@ -113,9 +113,9 @@ def test_strips_are_padded_with_paper(shape, scale, expected, tiny):
     found = network_input(image, settings)
     assert found.shape == expected and found.dtype == np.uint8
     height, width = (max(1, round(side * scale)) for side in shape)
-    assert (found[:height, :width, 0] == 0).all()
-    assert (found[height:, :, 0] == PAPER).all() and (found[:, width:, 0] == PAPER).all()
-    assert (found[height:, :, 1] == 0).all() and (found[:, width:, 1] == 0).all()
+    for plane, inside, beyond in zip(found, (0, 0), (PAPER, 0), strict=True):
+        assert (plane[:height, :width] == inside).all()
+        assert (plane[height:] == beyond).all() and (plane[:, width:] == beyond).all()
 
 
 @pytest.mark.parametrize("change, width", [(0.0, 8), (2.0, 10), (-2.0, 6), (-20.0, 0)])
@@ -249,6 +249,17 @@ def test_windows_add_up_to_what_one_pass_says(reader, hands):
     np.testing.assert_allclose(np.asarray(together), np.asarray(whole), atol=1e-5)
 
 
+def test_one_grey_channel_gives_the_features_of_three_alike(reader):
+    """The first kernel summed over red, green and blue; a third of the work, the same numbers."""
+    colour = model.backbone(reader)
+    network = model.whole_strips(6, reader, colour)
+    image = np.random.default_rng(1).integers(0, 256, (1, 2, 32, 32), np.uint8)
+    layer = network.get_layer("vlad_block_6_expand_relu")
+    features, _ = vlad.keras.Model(network.input, layer.input)(image)
+    wanted = colour(np.stack([image[:, 0] / 127.5 - 1] * 3, axis=-1))
+    np.testing.assert_allclose(np.asarray(features), np.asarray(wanted), atol=1e-4)
+
+
 def test_padding_to_the_right_changes_nothing_but_the_edge(reader, hands):
     network = model.whole_strips(6, reader, model.backbone(reader))
     vlad.fit(network, hands.train, hands.classes, reader, progress=False)
@@ -276,7 +287,7 @@ def test_several_scales_are_read_and_add_up(reader, hands, tmp_path):
     assert len(network.inputs) == 2
     vlad.fit(network, hands.train, hands.classes, settings, progress=False)
     inputs = network_inputs(hands.test[0].image, settings)
-    assert [item.shape for item in inputs] == [(1, 160, 768, 2), (1, 224, 1088, 2)]
+    assert [item.shape for item in inputs] == [(1, 2, 160, 768), (1, 2, 224, 1088)]
     logits = [layer.output for layer in network.layers if layer.name.startswith("logits")]
     each = vlad.outputs(vlad.keras.Model(network.inputs, logits), inputs)
     whole = vlad.outputs(network, inputs)
@@ -287,7 +298,7 @@ def test_several_scales_are_read_and_add_up(reader, hands, tmp_path):
         maps = vlad.outputs(vlad.keras.Model(network.inputs, layer.input), inputs)
         rows = layer(maps, by_row=True)
         page = rows.shape[1] * layer.stride / layer.scale
-        assert page == image.shape[1] / layer.scale >= 300
+        assert page == image.shape[2] / layer.scale >= 300
     path = model.save(network, hands.classes, settings, tmp_path / "model.keras")
     again, _, known = model.load(path)
     np.testing.assert_allclose(vlad.outputs(again, inputs), whole, atol=1e-4)
