@@ -110,17 +110,12 @@ def image_files(paths: Iterable[str | Path]) -> list[Path]:
 
 
 def read_page(path: Path) -> Page:
-    """One image as a Page; its label is "" where the name has none. Raises Problem."""
-    return _read(path)[0]
+    """One image as a Page; its label is "" where the name has none. Raises Problem.
 
-
-def read_image(path: str | Path) -> np.ndarray:
-    """Decode one scan as (h, w) uint8, C-contiguous, 0 ink .. 255 paper; raises Problem.
-
-    Transparency lies on white, 16 bits scale to 8, EXIF rotation is applied, white on black is
-    turned, and of a file with several pages the first is read.
+    (h, w) uint8, C-contiguous, 0 ink .. 255 paper: transparency lies on white, 16 bits scale to 8,
+    EXIF rotation is applied, white on black is turned, and of several pages the first is read.
     """
-    return _read(Path(path))[0].image
+    return _read(path)[0]
 
 
 def label_of(path: Path) -> str:

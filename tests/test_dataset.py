@@ -21,7 +21,6 @@ from digitlib.dataset import (
     image_files,
     label_of,
     load_dataset,
-    read_image,
     read_page,
 )
 from digitlib.handwriting import folder_of
@@ -142,7 +141,7 @@ GREY16 = GREY.astype(np.uint16) * 257
 )
 def test_every_colour_type_and_depth(tmp_path, name, write, expected, off):
     write(tmp_path / name)
-    read = read_image(tmp_path / name)
+    read = read_page(tmp_path / name).image
     assert not read_page(tmp_path / name).inverted  # it is right as read
     assert (read.dtype, read.shape) == (np.uint8, expected.shape)
     assert read.flags.c_contiguous
@@ -201,13 +200,13 @@ def test_bad_images_are_refused_by_name(tmp_path, name, write, complaint):
     path = tmp_path / name
     write(path)
     with pytest.raises(Problem, match=complaint) as caught:
-        read_image(path)
+        read_page(path)
     assert str(path) in str(caught.value)
 
 
 def test_smallest_image_that_is_taken(tmp_path):
     saved("L", "PNG", 1, (32, 32))(tmp_path / "a_1.png")
-    assert read_image(tmp_path / "a_1.png").shape == (32, 32)
+    assert read_page(tmp_path / "a_1.png").image.shape == (32, 32)
 
 
 def writing(share: float, ink: int = 0, paper: int = 255) -> np.ndarray:
