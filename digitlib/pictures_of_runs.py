@@ -106,6 +106,10 @@ def _accuracies(axis: Axes, x: Sequence[float], rows: pd.DataFrame, name: str) -
     """A line with its 95 % intervals."""
     spread = [rows["accuracy"] - rows["accuracy_low"], rows["accuracy_high"] - rows["accuracy"]]
     axis.errorbar(x, rows["accuracy"], spread, fmt="o-", capsize=3, label=shorten(name, 30))
+
+
+def _in_percent(axis: Axes) -> None:
+    """Accuracies up to 100 %; after the last line, for it fixes what the axis shows."""
     axis.set_ylim(top=1.02)
     axis.set_yticks([share for share in axis.get_yticks() if share <= 1])
     axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -118,6 +122,7 @@ def accuracy_by_text(table: pd.DataFrame) -> Figure:
     parts = sorted(table["parts"].unique(), reverse=True)
     for i, (name, rows) in enumerate(table.sort_values("parts").groupby("system", sort=False)):
         _accuracies(axis, [parts.index(n) + 0.04 * i for n in rows["parts"]], rows, name)
+    _in_percent(axis)
     axis.set_xticks(range(len(parts)), ["all of it" if n == 1 else f"1/{n}" for n in parts])
     axis.set(xlabel="part of a test image that is read", ylabel="labelled right")
     axis.set_title("Accuracy by the amount of text (bars: 95 % over classes)")
@@ -131,6 +136,7 @@ def accuracy_by_training_text(table: pd.DataFrame) -> Figure:
     fig, axis = plt.subplots(figsize=(0.8 * WIDTH, 3.8))
     for i, (recipe, rows) in enumerate(table.groupby("recipe", sort=False)):
         _accuracies(axis, rows["text"] * (1 + 0.02 * i), rows, recipe)  # beside each other
+    _in_percent(axis)
     shares = sorted(table["text"].unique())
     axis.set_xscale("log")
     axis.set_xticks(shares, [f"{share:.0%}" for share in shares])
