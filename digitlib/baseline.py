@@ -34,7 +34,7 @@ def keypoints(image: np.ndarray, settings: Settings) -> tuple[np.ndarray, np.nda
     scan = enhance(image, replace(settings, fit_height=False))
     grey, writing = network_input(scan, settings)
     near = cv2.dilate(writing, np.ones((REACH, REACH), np.uint8))
-    found, descriptors = cv2.SIFT_create().detectAndCompute(np.ascontiguousarray(grey), near)
+    found, descriptors = cv2.SIFT_create().detectAndCompute(grey, near)
     places = np.array([(*point.pt, point.size) for point in found], np.float32).reshape(-1, 3)
     places /= settings.scale
     kept = places[:, 2] <= LARGEST

@@ -113,8 +113,8 @@ def test_strips_are_padded_with_paper(shape, scale, expected, tiny):
     found = network_input(image, settings)
     assert found.shape == expected and found.dtype == np.uint8
     height, width = (max(1, round(side * scale)) for side in shape)
-    for plane, inside, beyond in zip(found, (0, 0), (PAPER, 0), strict=True):
-        assert (plane[:height, :width] == inside).all()
+    for plane, beyond in zip(found, (PAPER, 0), strict=True):
+        assert (plane[:height, :width] == 0).all()
         assert (plane[height:] == beyond).all() and (plane[:, width:] == beyond).all()
 
 
