@@ -249,7 +249,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--quick", action="store_true", help="four images, no whole processes")
     sub.add_argument(
         "--classes", nargs="+", type=int, default=[],
-        help="train recipe fast on so many generated hands each, such as 70 700",
+        help="train on so many generated hands each, such as 70 700; 7000 take an hour",
     )  # fmt: skip
 
     command(models, "List the models that come with digitlib, with what is known of each.")

@@ -3,10 +3,12 @@
 In: real strips, or generated ones. Out: labels, never seconds.
 """
 
+import time
 from dataclasses import replace
 
 import cv2
 import numpy as np
+import psutil
 
 from digitlib import bench, ensemble, model, shipped
 from digitlib.results import combine
@@ -49,6 +51,18 @@ def test_growth_counts_what_a_number_of_classes_costs(home):
     row = bench._grown(4)
     assert row["classes"] == 4 and row["right"] >= row["n"] - 1 >= 5
     assert row["seconds_a_class"] == row["training_seconds"] / 4
+
+
+def test_memory_is_what_a_process_holds_and_not_what_it_maps(tmp_path):
+    np.save(tmp_path / "mapped.npy", np.zeros(200_000_000, np.uint8))
+    before = psutil.Process().memory_info()
+    with bench._most_memory() as most:
+        held = np.ones(100_000_000, np.uint8)
+        if hasattr(before, "shared"):  # elsewhere the two cannot be told apart
+            held[0] = np.load(tmp_path / "mapped.npy", mmap_mode="r").max()
+        time.sleep(0.3)
+    more = most[0] - (before.rss - getattr(before, "shared", 0))
+    assert 90e6 < more < 150e6
 
 
 def test_a_bench_that_is_there_is_read_and_not_run(home, monkeypatch):
