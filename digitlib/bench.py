@@ -187,16 +187,16 @@ def _most_memory() -> Iterator[list[int]]:
             over.set()
 
 
-def _grown(classes: int) -> dict:
+def _grown(classes: int, progress: bool) -> dict:
     """What `growth` says of one number of ``classes``; for a process of its own."""
     from digitlib.train import train
 
     changed = LEAN | {"DATASET": "hands", "CLASSES": classes}
     settings = Settings.of(read_profile("fast") | changed)
     with tempfile.TemporaryDirectory() as folder, _most_memory() as most:
-        dataset = load_dataset("hands", classes, progress=False)
+        dataset = load_dataset("hands", classes, progress=progress)
         start = time.perf_counter()
-        network = train(dataset, settings, Path(folder) / "training", progress=False).network
+        network = train(dataset, settings, Path(folder) / "training", progress).network
         seconds = time.perf_counter() - start
         file = model.save(network, dataset.classes, settings, Path(folder) / "model.keras")
         read, _ = reader(file)
@@ -214,15 +214,12 @@ def _grown(classes: int) -> dict:
     }
 
 
-def growth(numbers: Sequence[int], progress: bool = True) -> list[dict]:
+def growth(numbers: Sequence[int], progress: bool = True) -> Iterator[dict]:
     """A row a number of classes, generated hands by recipe `fast`, `LEAN`: classes, right of n
     labels, training_seconds, seconds_a_class, ms a label, peak_mb. Each in a process of its own."""
-    rows = []
     for classes in progress_bar(numbers, progress, desc="growth", unit="data set"):
-        load_dataset("hands", classes, progress=progress)  # written, if it is not there
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-            rows.append(pool.submit(_grown, classes).result())
-    return rows
+            yield pool.submit(_grown, classes, progress).result()
 
 
 def process(*arguments: str) -> tuple[float, int]:
@@ -289,8 +286,8 @@ def bench(
     keep(pipeline=pipeline([read_page(file) for file in files], progress))
     if not quick:
         keep(processes=[whole_processes(files, name, MANY) for name in names])
-    if classes:
-        keep(growth=growth(classes, progress))
+    for row in growth(classes, progress):
+        keep(growth=[*found.get("growth", []), row])
     return found
 
 

@@ -184,7 +184,7 @@ def _read_all(
         if held < 0:
             places[len(pages)] = aside.tell(), page.image.shape
             aside.write(page.image)
-            page = replace(page, image=page.image[:0])
+            page = replace(page, image=np.empty((0, 0), np.uint8))  # a view would keep it
         pages.append(page)
     if places:
         aside.flush()

@@ -48,7 +48,7 @@ def test_the_pipeline_cuts_patches_faster_than_the_original_s_generator(hands):
 
 
 def test_growth_counts_what_a_number_of_classes_costs(home):
-    row = bench._grown(4)
+    row = bench._grown(4, progress=False)
     assert row["classes"] == 4 and row["right"] >= row["n"] - 1 >= 5
     assert row["seconds_a_class"] == row["training_seconds"] / 4
 

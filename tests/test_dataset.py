@@ -7,6 +7,7 @@ Out: evidence that digitlib.dataset reads what it says, and refuses what it says
 import os
 import shutil
 import struct
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -442,3 +443,12 @@ def test_images_beyond_what_is_held_are_the_same(hands_folder, held):
         np.testing.assert_array_equal(one.image, two.image)
     owned = sum(page.image.flags.writeable for page in mapped.train + mapped.test)
     assert owned == {0: 0, 3_000_000: 1, 10**9: 18}[held]  # a page has 1.65 million pixels
+
+
+def test_of_images_beyond_what_is_held_one_at_a_time_is_in_memory(hands_folder):
+    load_dataset(hands_folder, progress=False, held=0)  # imports and the like are not counted
+    tracemalloc.start()
+    load_dataset(hands_folder, progress=False, held=0)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8e6  # all 18 images have 14 million pixels; turning one over takes a few copies
