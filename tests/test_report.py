@@ -511,3 +511,12 @@ def test_version_and_missing_command(capsys):
     with pytest.raises(SystemExit) as wrong:
         main([])
     assert wrong.value.code == 2
+
+
+def test_the_default_run_is_named_after_the_first_notebook_s_data_set(monkeypatch):
+    def named(run: str) -> None:
+        raise Problem(f"named {run}")
+
+    monkeypatch.setattr("digitlib.report.run_folder", named)
+    with pytest.raises(Problem, match="^named quick-digits$"):  # though 09's DATASET is hands
+        run_report()
