@@ -10,7 +10,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -28,7 +27,7 @@ from digitlib.dataset import Page, image_files, load_dataset, read_page
 from digitlib.pages import read_json
 from digitlib.parameters import read_profile
 from digitlib.predict import reader
-from digitlib.report import device, run_folder
+from digitlib.report import device, repeatedly, run_folder
 from digitlib.results import combine
 from digitlib.settings import Settings
 
@@ -172,19 +171,14 @@ def _most_memory() -> Iterator[list[int]]:
 
     Without what is mapped from files (on Linux): the system takes that back when it likes.
     """
-    most, over, this = [0], threading.Event(), psutil.Process()
+    most, this = [0], psutil.Process()
 
-    def watch() -> None:
-        while not over.wait(0.1):
-            held = this.memory_info()
-            most[0] = max(most[0], held.rss - getattr(held, "shared", 0))
+    def sample() -> None:
+        held = this.memory_info()
+        most[0] = max(most[0], held.rss - getattr(held, "shared", 0))
 
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(watch)
-        try:
-            yield most
-        finally:
-            over.set()
+    with repeatedly(sample, 0.1):
+        yield most
 
 
 def _grown(classes: int, progress: bool) -> dict:

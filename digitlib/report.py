@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -140,6 +140,24 @@ def now() -> str:
 
 
 @contextmanager
+def repeatedly(call: Callable[[], None], seconds: float) -> Iterator[None]:
+    """``call`` every so many ``seconds`` while the block runs, in a thread; ended after it."""
+    over = threading.Event()
+
+    def run() -> None:
+        while not over.wait(seconds):
+            call()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@contextmanager
 def watched(line: str) -> Iterator[dict[str, float]]:
     """Print ``line`` with the time that the block takes; sample the memory it holds meanwhile.
 
@@ -148,30 +166,25 @@ def watched(line: str) -> Iterator[dict[str, float]]:
     """
     import psutil
 
-    live, started, stop = sys.stdout.isatty(), time.monotonic(), threading.Event()
+    live, started, me = sys.stdout.isatty(), time.monotonic(), psutil.Process()
     seen = {"seconds": 0.0, "peak_memory_mb": 0.0}
 
     def sample() -> None:
-        me = psutil.Process()
-        while not stop.wait(0.5):
-            held = 0
-            for process in [me, *me.children(recursive=True)]:
-                try:
-                    held += process.memory_info().rss
-                except psutil.Error:  # it ended between the two calls
-                    continue
-            seen["peak_memory_mb"] = max(seen["peak_memory_mb"], round(held / 1e6))
-            if live:
-                print(f"\r{line} … {time.monotonic() - started:.0f} s", end="", flush=True)
+        held = 0
+        for process in [me, *me.children(recursive=True)]:
+            try:
+                held += process.memory_info().rss
+            except psutil.Error:  # it ended between the two calls
+                continue
+        seen["peak_memory_mb"] = max(seen["peak_memory_mb"], round(held / 1e6))
+        if live:
+            print(f"\r{line} … {time.monotonic() - started:.0f} s", end="", flush=True)
 
     print(f"{line} …", end="", flush=True)
-    thread = threading.Thread(target=sample, daemon=True)
-    thread.start()
     try:
-        yield seen
+        with repeatedly(sample, 0.5):
+            yield seen
     finally:
-        stop.set()
-        thread.join()
         seen["seconds"] = round(time.monotonic() - started, 1)
         print(f"{chr(13) + line + ' …' if live else ''} {seen['seconds']:.0f} s", flush=True)
 
