@@ -283,8 +283,7 @@ def run_report(
     metadata = {path: own.get("digitlib", {}) for path, own in metadata.items()}
     given = dict(parameters or {}) | ({"DATASET": dataset} if dataset is not None else {})
     values = settled(read_profile(profile, paths[0].parent) | given, declared)
-    # Where two differ, as 09's DATASET does, the first notebook's says what the run is about.
-    defaults = {n: p.default for own in reversed(declared.values()) for n, p in own.items()}
+    defaults = {n: p.default for own in declared.values() for n, p in own.items()}
     Settings.of(defaults | values)  # ranges
     data = str(values.get("DATASET", defaults.get("DATASET", "")))
     changed = {n: values[n] for n in given if n not in ("DATASET", "RUN")}

@@ -513,10 +513,10 @@ def test_version_and_missing_command(capsys):
     assert wrong.value.code == 2
 
 
-def test_the_default_run_is_named_after_the_first_notebook_s_data_set(monkeypatch):
+def test_the_default_run_is_named_after_profile_and_data_set(monkeypatch):
     def named(run: str) -> None:
         raise Problem(f"named {run}")
 
     monkeypatch.setattr("digitlib.report.run_folder", named)
-    with pytest.raises(Problem, match="^named quick-digits$"):  # though 09's DATASET is hands
+    with pytest.raises(Problem, match="^named quick-digits$"):
         run_report()
