@@ -113,13 +113,26 @@ def whole(tiny, hands, tmp_path_factory):
     return network, settings, model.save(network, hands.classes, settings, path)
 
 
-def test_the_graph_of_whole_strips_gives_the_network_s_logits(whole, hands):
+@pytest.mark.parametrize(
+    ("most", "compiled"),
+    [
+        (3, 3),  # for each size
+        (1, 2),  # for the first, and for any
+        (0, 1),  # for any
+    ],
+)
+def test_the_graph_of_whole_strips_gives_the_network_s_logits(
+    most, compiled, whole, hands, monkeypatch
+):
+    monkeypatch.setattr(engine, "MOST_SIZES", most)
     network, settings, path = whole
     read = Engine(path, precision="f32")
-    for page in hands.test[:3]:
-        batch = network_input(enhance(page.image, settings), settings)[None]
+    image = enhance(hands.test[0].image, settings)
+    for width in 200, 400, 600, 200:
+        batch = network_input(image[:, :width], settings)[None]
         wanted = np.asarray(network.predict_on_batch(batch))
         np.testing.assert_allclose(read(batch), wanted, atol=1e-3 * np.abs(wanted).max())
+    assert len(read.compiled) == compiled
 
 
 def test_the_graph_of_patches_gives_one_pass_s_logits(average, digits):
