@@ -49,9 +49,10 @@ class PatchStream(keras.utils.PyDataset):
         classes = [rng.permutation(len(self.by_class)) for _ in range(rounds)]
         classes = np.concatenate(classes)[: settings.batch_size]
         places = [self.by_class[label] for label in classes]
-        items = [self.strips[place[rng.integers(len(place))]] for place in places]
-        centres = np.concatenate([random_centres(item, 1, settings, rng) for item in items])
-        return cut_each(items, centres, settings, rng), classes
+        share = rng.random(len(classes))
+        chosen = [own[int(at * len(own))] for own, at in zip(places, share, strict=True)]
+        items = [self.strips[i] for i in chosen]
+        return cut_each(items, random_centres(items, settings, rng), settings, rng), classes
 
 
 class CachedFeatures(keras.utils.PyDataset):

@@ -142,7 +142,7 @@ def pipeline(pages: Sequence[Page], progress: bool = True) -> list[dict]:
 
     def generated(i: int) -> int:
         strip, rng = strips.band(pages[i % len(pages)], settings), np.random.default_rng([1, i])
-        patches.cut(strip, patches.random_centres(strip, 1, settings, rng)[0], settings, rng)
+        patches.cut_each([strip], patches.random_centres([strip], settings, rng), settings, rng)
         return 1
 
     rows = [{"name": "the original's generator", "patches_a_second": _a_second(generated, 100)}]

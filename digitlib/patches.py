@@ -26,16 +26,21 @@ def even_centres(strip: Strip, n: int, settings: Settings) -> np.ndarray:
 
 
 def random_centres(
-    strip: Strip, n: int, settings: Settings, rng: np.random.Generator
+    strips: Sequence[Strip], settings: Settings, rng: np.random.Generator
 ) -> np.ndarray:
-    """(n, 2) float x, y px: on ink, each ink pixel alike, or anywhere that the patch fits."""
+    """(n, 2) float x, y px, one on each of n ``strips``: on its ink, each pixel of it alike, or
+    anywhere that the patch fits."""
+    share = rng.random((len(strips), 2))
     if settings.placement == "ink":
-        return strip.ink_points[rng.integers(len(strip.ink_points), size=n)] + 0.5
-    return _anywhere(strip, rng.uniform(0, 1, (n, 2)), settings)
+        points = [strip.ink_points for strip in strips]
+        pixels = [own[int(at * len(own))] for own, at in zip(points, share[:, 0], strict=True)]
+        return np.reshape(pixels, (-1, 2)) + 0.5
+    centres = [_anywhere(*own, settings) for own in zip(strips, share, strict=True)]
+    return np.reshape(centres, (-1, 2))
 
 
 def _anywhere(strip: Strip, share: np.ndarray, settings: Settings) -> np.ndarray:
-    """Centres at ``share`` (n, 2) of the way that a patch can move; a small strip's own centre."""
+    """Centres at ``share`` (..., 2) of a patch's way on ``strip``; a small strip's own centre."""
     height, width = strip.image.shape
     room = np.maximum(np.array([width, height]) - settings.patch_size, 0)
     return (np.array([width, height]) - room) / 2 + share * room
@@ -46,7 +51,7 @@ def ensemble_centres(strip: Strip, settings: Settings, index: int) -> np.ndarray
     rng = np.random.default_rng([settings.ensemble_seed, index])
     n_random = settings.n_patches - settings.n_even
     even = [even_centres(strip, settings.n_even, settings)] if settings.n_even else []
-    return np.concatenate([*even, random_centres(strip, n_random, settings, rng)])
+    return np.concatenate([*even, random_centres([strip] * n_random, settings, rng)])
 
 
 def cut_each(

@@ -198,7 +198,7 @@ def _view(
         batch = []
         for i, strip in enumerate(items[first : first + 16], start=first):
             rng = np.random.default_rng([settings.seed, 200 + view, i])
-            centres = patches.random_centres(strip, settings.view_patches, settings, rng)
+            centres = patches.random_centres([strip] * settings.view_patches, settings, rng)
             batch.append(patches.cut_all(strip, centres, settings, rng))
         features.append(network.predict_on_batch(np.concatenate(batch)))
         bar.update(len(batch))

@@ -90,7 +90,7 @@ def test_even_centres_increase_and_the_patches_fit(width, height, n, size):
 @given(seed=st.integers(0, 2**32), n=st.integers(0, 50), size=st.integers(32, 300))
 def test_random_centres_keep_the_patch_on_the_strip(seed, n, size):
     settings = dataclasses.replace(FULL, patch_size=size)
-    got = random_centres(noise(300, 310), n, settings, np.random.default_rng(seed))
+    got = random_centres([noise(300, 310)] * n, settings, np.random.default_rng(seed))
     assert got.shape == (n, 2)
     assert np.all(got >= size / 2) and np.all(got <= np.array([310, 300]) - size / 2)
 
@@ -98,12 +98,12 @@ def test_random_centres_keep_the_patch_on_the_strip(seed, n, size):
 @given(seed=st.integers(0, 2**32))
 def test_random_centres_on_ink_are_the_middles_of_ink_pixels(seed):
     strip = dots(7, 50, 93)
-    got = random_centres(strip, 20, Settings(), np.random.default_rng(seed))
+    got = random_centres([strip] * 20, Settings(), np.random.default_rng(seed))
     assert {tuple(centre) for centre in got} <= {(7.5, 30.5), (50.5, 30.5), (93.5, 30.5)}
 
 
 def test_every_ink_pixel_is_drawn_as_often_as_any_other():
-    got = random_centres(dots(7, 8, 93), 3000, Settings(), np.random.default_rng(0))
+    got = random_centres([dots(7, 8, 93)] * 3000, Settings(), np.random.default_rng(0))
     counts = collections.Counter(got[:, 0].tolist())
     assert sorted(counts) == [7.5, 8.5, 93.5]
     assert all(abs(n - 1000) < 4 * np.sqrt(3000 * 2 / 9) for n in counts.values())  # 4 sigma
