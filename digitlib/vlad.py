@@ -1,7 +1,7 @@
 """VLAD: what the local features of a whole strip add up to, and a linear SVM that labels the sums.
 
-In: pages and a backbone. Out: a Keras model from strips of any size (n, 2, h, w) uint8 (grey, ink)
-to logits (n, classes), in one pass. Vectors of locally aggregated descriptors: Jégou et al. 2010.
+In: pages and a backbone. Out: a Keras model from a strip of any size (1, 2, h, w) uint8 (grey, ink)
+to logits (1, classes), in one pass. Vectors of locally aggregated descriptors: Jégou et al. 2010.
 """
 
 import tempfile
@@ -63,7 +63,7 @@ def resized(image: np.ndarray, size: float = 1.0, slant: float = 0.0) -> np.ndar
 
 @keras.saving.register_keras_serializable("digitlib")
 class Vlad(keras.layers.Layer):
-    """[features (n, h, w, c), ink (n, h * stride, w * stride, 1)] -> (n, codebooks * clusters * d).
+    """[features (1, h, w, c), ink (1, h * stride, w * stride, 1)] -> (1, codebooks * clusters * d).
 
     Square roots of the features (none below 0) on ink, whitened to ``d`` components; each one's
     difference from its nearest centre, summed per centre; signed square root of the sums (power
@@ -83,6 +83,7 @@ class Vlad(keras.layers.Layer):
         """``stride``: px of the network's input; ``scale``: such px to a px of the page."""
         super().__init__(**{"trainable": False, "dtype": "float32"} | how)
         self.stride, self.scale, self.shape = stride, scale, (codebooks, clusters, components)
+        self.size = clusters * components  # of one codebook's part of a vector
 
     def get_config(self) -> dict:
         codebooks, clusters, components = self.shape
@@ -95,49 +96,62 @@ class Vlad(keras.layers.Layer):
         self.whiten = self.add_weight(shape=(channels, self.shape[2]), name="whiten")
         self.centres = self.add_weight(shape=self.shape, name="centres")
 
+    def compute_output_shape(self, shapes) -> tuple:
+        return 1, self.shape[0] * self.size
+
     def on_ink(self, writing):
         """(n, h, w) float: 1 where a position's cell holds ink, else 0."""
-        share = ops.average_pool(writing, self.stride, padding="valid")[..., 0]
+        share = ops.average_pool(writing, self.stride, self.stride, "valid")[..., 0]
         return ops.cast(share > 255 * LEAST_INK, "float32")
 
-    def _assigned(self, features, writing):
-        """(n, codebooks * clusters, h, w) which centres a position is nearest to, 0 or 1, and none
-        where there is no ink; (n, components, h, w) its whitened features."""
-        rooted = ops.sqrt(features) - self.mean  # now: later bfloat16 has rounded it
-        # A convolution, so that not all channels are laid out anew: the few that are left come
-        # first, as the products want it.
-        whitened = ops.transpose(ops.conv(rooted, self.whiten[None, None]), (0, 3, 1, 2))
-        codebooks, clusters, components = self.shape
-        n, _, height, width = ops.shape(whitened)
-        centres = ops.reshape(self.centres, (codebooks * clusters, components))
-        flat = ops.reshape(whitened, (n, components, -1))
-        near = ops.matmul(centres, flat) - ops.sum(centres**2, -1, keepdims=True) / 2
-        near = ops.reshape(near, (n, codebooks, clusters, -1))
-        nearest = ops.max(near, 2, keepdims=True)
-        nearest += BEYOND * (1 - ops.reshape(self.on_ink(writing), (n, 1, 1, -1)))
-        member = ops.cast(ops.equal(near, nearest), "float32")
-        return ops.reshape(member, (n, codebooks * clusters, height, width)), whitened
+    def _positions(self, ink):
+        """Which of the (all,) positions to look at: those with ``ink``, and the first."""
+        if keras.backend.backend() == "jax":  # compiles for shapes that it knows: it looks at all
+            return ops.arange(ops.shape(ink)[0])
+        return ops.nonzero(ops.concatenate([ops.ones_like(ink[:1]), ink[1:]]))[0]
 
-    def normalised(self, sums):
-        """(n, codebooks, clusters, components) sums -> (n, codebooks * clusters * components)."""
-        sums = ops.reshape(sums, (-1, self.shape[0], self.shape[1] * self.shape[2]))
+    def local(self, features, writing):
+        """The positions on ink, of a strip about one in eight, from the top down.
+
+        (m, codebooks, clusters), 1 for the centres that each is nearest to, else 0; (m, components)
+        its whitened features; (m,) int, its row on the map. One that is not on ink has 0 for all
+        centres.
+        """
+        ink = ops.reshape(self.on_ink(writing), (-1,))
+        at = self._positions(ink)
+        features = ops.take(ops.reshape(features, (-1, self.mean.shape[0])), at, axis=0)
+        whitened = ops.matmul(ops.sqrt(ops.cast(features, "float32")) - self.mean, self.whiten)
+        codebooks, clusters, components = self.shape
+        centres = ops.reshape(self.centres, (codebooks * clusters, components))
+        near = ops.matmul(whitened, ops.transpose(centres)) - ops.sum(centres**2, -1) / 2
+        near = ops.reshape(near, (-1, codebooks, clusters))
+        nearest = ops.max(near, 2, keepdims=True)
+        nearest += BEYOND * (1 - ops.take(ink, at)[:, None, None])
+        row = at // (ops.shape(writing)[2] // self.stride)
+        return ops.cast(ops.equal(near, nearest), "float32"), whitened, row
+
+    def vectors(self, sums, numbers):
+        """(n, codebooks, clusters, components) whitened features added up per nearest centre, and
+        (n, codebooks, clusters), how many -> (n, codebooks * clusters * components)."""
+        sums = ops.reshape(sums - numbers[..., None] * self.centres, (-1, self.shape[0], self.size))
         rooted = ops.sign(sums) * ops.sqrt(ops.abs(sums))
         length = ops.sqrt(ops.sum(rooted**2, -1, keepdims=True))
-        return ops.reshape(rooted / ops.maximum(length, 1e-9), (-1, int(np.prod(self.shape))))
+        return ops.reshape(rooted / ops.maximum(length, 1e-9), (-1, self.shape[0] * self.size))
 
-    def call(self, inputs, by_row: bool = False):
-        """``by_row``: the sums of each row instead, (n, h, codebooks, clusters, components)."""
-        both = self._assigned(*inputs)
-        if by_row:
-            member, whitened = (ops.moveaxis(x, 2, 1) for x in both)
-        else:
-            member, whitened = (ops.reshape(x, (*ops.shape(x)[:2], -1)) for x in both)
-        sums = ops.matmul(member, ops.swapaxes(whitened, -1, -2))
-        sums = ops.reshape(sums, (*ops.shape(sums)[:-2], *self.shape))
-        numbers = ops.sum(member, -1)
-        numbers = ops.reshape(numbers, (*ops.shape(numbers)[:-1], *self.shape[:2], 1))
-        sums = sums - numbers * self.centres
-        return sums if by_row else self.normalised(sums)
+    def call(self, inputs):
+        member, whitened, _ = self.local(*inputs)
+        flat = ops.reshape(member, (-1, self.shape[0] * self.shape[1]))
+        sums = ops.reshape(ops.matmul(ops.transpose(flat), whitened), (1, *self.shape))
+        return self.vectors(sums, ops.sum(member, 0, keepdims=True))
+
+    def of_windows(self, features, writing, windows: Sequence[tuple[float, float]]) -> np.ndarray:
+        """(windows, d): `call` for each of ``windows``, top and bottom in px of the page."""
+        member, whitened, row = map(np.asarray, self.local(features, writing))
+        flat, centre = member.reshape(len(member), -1), (row + 0.5) * self.stride / self.scale
+        inside = [slice(*ends) for ends in np.searchsorted(centre, windows)]
+        sums = np.stack([flat[some].T @ whitened[some] for some in inside])
+        numbers = np.stack([member[some].sum(axis=0) for some in inside])
+        return np.asarray(self.vectors(sums.reshape(-1, *self.shape), numbers))
 
 
 @keras.saving.register_keras_serializable("digitlib")
@@ -172,7 +186,7 @@ def labelled(vector: keras.KerasTensor, name: str, n_classes: int, settings: Set
 
 
 def whole_strips(core: keras.Model, n_classes: int, settings: Settings) -> keras.Model:
-    """Strips (n, 2, h, w) uint8 -> logits (n, classes): VLAD at each layer, whitened, and labelled.
+    """A strip (1, 2, h, w) uint8 -> logits (1, classes): VLAD of each layer, whitened, labelled.
 
     One input a scale. ``core``: a backbone for grey input of any size, whose output is a dictionary
     of layers. The logits of all layers and scales add up. All weights but its wait for `fit`.
@@ -180,7 +194,7 @@ def whole_strips(core: keras.Model, n_classes: int, settings: Settings) -> keras
     shape, inputs, logits = (settings.codebooks, settings.clusters, settings.components), [], []
     for k, scale in enumerate(settings.scales):
         at = f"_{k}" if k else ""
-        inputs.append(keras.Input((2, None, None), name=f"strips{at}"))
+        inputs.append(keras.Input((2, None, None), batch_size=1, name=f"strips{at}"))
         strips = ops.cast(inputs[-1], "float32")
         grey = (strips[:, 0] / 127.5 - 1)[..., None]  # of planes it takes half as long
         writing = strips[:, 1][..., None]
@@ -295,18 +309,20 @@ def fit(
     layers = [layer for layer in network.layers if isinstance(layer, Vlad)]
     sheets = _Sheets(pages, settings)
 
-    def read(of: Sequence[int], what: list, desc: str) -> Iterator[tuple[_Sheet, list]]:
-        """Each sheet, and what the network makes of it."""
-        part, how = keras.Model(network.input, what), {"total": len(of), "unit": "page"}
-        for sheet in progress_bar(_one_ahead(sheets, of), progress, desc=desc, **how):
+    part = keras.Model(network.input, [layer.input for layer in layers])
+
+    def read(of: Sequence[int], desc: str) -> Iterator[tuple[_Sheet, list]]:
+        """Each sheet, and what comes in at each of ``layers``: features and ink."""
+        how = {"desc": desc, "total": len(of), "unit": "page"}
+        for sheet in progress_bar(_one_ahead(sheets, of), progress, **how):
             found = outputs(part, sheet.inputs)
-            yield sheet, found if len(what) > 1 else [found]  # Keras unpacks a list of one
+            yield sheet, found if len(layers) > 1 else [found]  # Keras unpacks a list of one
 
     rng = np.random.default_rng([settings.seed, 500])
     some = rng.permutation(len(sheets))[: min(MOST_SAMPLED, -(-len(sheets) // 4))]
     share = -(-LEARNT_FROM // len(some))
     sampled = [[] for _ in layers]
-    for _, maps in read(some, [layer.input for layer in layers], "local features"):
+    for _, maps in read(some, "local features"):
         for layer, (features, writing), found in zip(layers, maps, sampled, strict=True):
             on_ink = features[np.asarray(layer.on_ink(writing)) > 0]
             found.append(on_ink[rng.permutation(len(on_ink))[:share]])
@@ -316,12 +332,9 @@ def fit(
     labels = [Labels(network, layer.name.removeprefix("vlad_"), settings) for layer in layers]
     number = {label: i for i, label in enumerate(classes)}
     order = rng.permutation(len(sheets))  # so that the first of them are a sample of all
-    for sheet, sums in read(order, [layer(layer.input, by_row=True) for layer in layers], "VLAD"):
-        for layer, (rows,), learner in zip(layers, sums, labels, strict=True):
-            centre = (np.arange(len(rows)) + 0.5) * layer.stride / layer.scale  # px of the page
-            inside = [(top <= centre) & (centre < bottom) for top, bottom in sheet.windows]
-            windows = np.stack([rows[those].sum(axis=0) for those in inside])
-            learner.add(np.asarray(layer.normalised(windows)), number[sheet.label])
+    for sheet, maps in read(order, "VLAD"):
+        for layer, learner, own in zip(layers, labels, maps, strict=True):
+            learner.add(layer.of_windows(*own, sheet.windows), number[sheet.label])
     for learner in progress_bar(labels, progress, desc="SVM", unit="layer"):
         learner.learn()
 

@@ -63,16 +63,54 @@ NEAR = [[[1.0, 0.0], [0.0, 3.0]]]  # one codebook of two centres
 def test_differences_are_summed_per_centre(squares, ink, sums):
     features = np.array(squares, np.float32).reshape(1, 1, 3, 2)
     writing = np.array(ink, np.float32).reshape(1, 1, 3, 1)
-    rows = np.asarray(by_hand(NEAR)([features, writing], by_row=True))
-    assert rows.shape == (1, 1, 1, 2, 2)
-    np.testing.assert_allclose(rows[0, 0, 0], sums, atol=1e-6)
+    layer = by_hand(NEAR)
+    roots = np.sign(sums) * np.sqrt(np.abs(sums))
+    vector = roots.ravel() / max(np.linalg.norm(roots), 1e-9)
+    np.testing.assert_allclose(np.asarray(layer([features, writing]))[0], vector, atol=1e-6)
+    member, whitened, _ = map(np.asarray, layer.local(features, writing))
+    differences = member[..., None] * (whitened[:, None, None] - np.array(NEAR))
+    np.testing.assert_allclose(differences.sum(axis=0)[0], sums, atol=1e-6)
+
+
+def test_positions_without_ink_are_left_out_but_for_the_first():
+    """Rows of the map: 1 x 3 positions in two rows, ink on the last of each."""
+    features = np.arange(12, dtype=np.float32).reshape(1, 2, 3, 2)
+    writing = np.array([0, 0, 255, 0, 0, 255], np.float32).reshape(1, 2, 3, 1)
+    member, whitened, row = map(np.asarray, by_hand(NEAR).local(features, writing))
+    if vlad.keras.backend.backend() != "jax":  # it looks at all
+        assert len(member) == len(whitened) == len(row) == 3
+    written = member.any(axis=(1, 2))  # the first is not on ink
+    assert row[written].tolist() == [0, 1]
+    np.testing.assert_allclose(whitened[written] ** 2, [[4, 5], [10, 11]], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "windows, sums",
+    [
+        ([(0, 20)], [[1, 0, 2, -2]]),  # rows are 10 px high, their middles at 5 and 15
+        ([(0, 10), (10, 20)], [[1, 0, 0, 0], [0, 0, 2, -2]]),
+        ([(0, 5), (5, 15), (15, 16)], [[0] * 4, [1, 0, 0, 0], [0, 0, 2, -2]]),  # on a border: below
+        ([(20, 40)], [[0] * 4]),  # nothing is there
+    ],
+)
+def test_windows_add_up_what_lies_in_them(windows, sums):
+    """In the first row one position on ink, (1, 0) from the first centre; in the second two, each
+    (1, -1) from the second centre."""
+    layer = by_hand(NEAR)
+    layer.scale = 0.1
+    features = np.array([[[[9, 9], [4, 0]], [[1, 4], [1, 4]]]], np.float32)
+    writing = np.array([0, 255, 255, 255], np.float32).reshape(1, 2, 2, 1)
+    found = layer.of_windows(features, writing, windows)
+    roots = np.sign(sums) * np.sqrt(np.abs(sums))
+    length = np.maximum(np.linalg.norm(roots, axis=1, keepdims=True), 1e-9)
+    np.testing.assert_allclose(found, roots / length, atol=1e-6)
 
 
 def test_whitening_comes_after_the_square_root():
     layer = by_hand([[[0.0], [100.0]]], whiten=np.array([[10.0], [0.0]]), mean=np.array([1.0, 0]))
     features = np.array([[[[9.0, 5.0]]]], np.float32)
-    rows = np.asarray(layer([features, INK[:, :, :1]], by_row=True))
-    np.testing.assert_allclose(rows[0, 0, 0], [[(3 - 1) * 10], [0]], rtol=1e-6)
+    _, whitened, _ = layer.local(features, INK[:, :, :1])
+    np.testing.assert_allclose(np.asarray(whitened), [[(3 - 1) * 10]], rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +123,7 @@ def test_whitening_comes_after_the_square_root():
 )
 def test_roots_have_unit_length_per_codebook(sums, vector):
     layer = by_hand(np.zeros((len(sums), 2, 2)))
-    found = np.asarray(layer.normalised(np.array([sums], np.float32)))
+    found = np.asarray(layer.vectors(np.array([sums], np.float32), np.zeros((1, len(sums), 2))))
     np.testing.assert_allclose(found[0], vector, atol=1e-6)
 
 
@@ -243,10 +281,10 @@ def test_windows_add_up_to_what_one_pass_says(reader, hands):
     vlad.fit(network, hands.train, hands.classes, reader, progress=False)
     image = network_input(hands.test[0].image, reader)[None]
     layer = next(item for item in network.layers if isinstance(item, vlad.Vlad))
-    rows = layer(vlad.keras.Model(network.input, layer.input)(image), by_row=True)
+    maps = vlad.keras.Model(network.input, layer.input)(image)
     whole = vlad.keras.Model(network.input, layer.output)(image)
-    together = layer.normalised(np.asarray(rows).sum(axis=1))
-    np.testing.assert_allclose(np.asarray(together), np.asarray(whole), atol=1e-5)
+    together = layer.of_windows(*maps, [(0, image.shape[2] / layer.scale)])
+    np.testing.assert_allclose(together, np.asarray(whole), atol=1e-5)
 
 
 def test_one_grey_channel_gives_the_features_of_three_alike(reader):
@@ -295,9 +333,8 @@ def test_several_scales_are_read_and_add_up(reader, hands, tmp_path):
     for layer, image in zip(
         (item for item in network.layers if isinstance(item, vlad.Vlad)), inputs, strict=True
     ):
-        maps = vlad.outputs(vlad.keras.Model(network.inputs, layer.input), inputs)
-        rows = layer(maps, by_row=True)
-        page = rows.shape[1] * layer.stride / layer.scale
+        features, _ = vlad.outputs(vlad.keras.Model(network.inputs, layer.input), inputs)
+        page = features.shape[1] * layer.stride / layer.scale
         assert page == image.shape[2] / layer.scale >= 300
     path = model.save(network, hands.classes, settings, tmp_path / "model.keras")
     again, _, known = model.load(path)
