@@ -144,14 +144,31 @@ class Vlad(keras.layers.Layer):
         sums = ops.reshape(ops.matmul(ops.transpose(flat), whitened), (1, *self.shape))
         return self.vectors(sums, ops.sum(member, 0, keepdims=True))
 
-    def of_windows(self, features, writing, windows: Sequence[tuple[float, float]]) -> np.ndarray:
-        """(windows, d): `call` for each of ``windows``, top and bottom in px of the page."""
-        member, whitened, row = map(np.asarray, self.local(features, writing))
+    def of_windows(
+        self, local: Sequence[np.ndarray], windows: Sequence[tuple[float, float]]
+    ) -> np.ndarray:
+        """(windows, d): vectors of ``windows``, top and bottom in px of the page, of `local`."""
+        member, whitened, row = map(np.asarray, local)
         flat, centre = member.reshape(len(member), -1), (row + 0.5) * self.stride / self.scale
         inside = [slice(*ends) for ends in np.searchsorted(centre, windows)]
         sums = np.stack([flat[some].T @ whitened[some] for some in inside])
         numbers = np.stack([member[some].sum(axis=0) for some in inside])
         return np.asarray(self.vectors(sums.reshape(-1, *self.shape), numbers))
+
+
+class _Local(keras.layers.Layer):
+    """`Vlad.local`, as a layer: a part of a network."""
+
+    def __init__(self, vlad: Vlad) -> None:
+        super().__init__(dtype="float32")
+        self.vlad = vlad
+
+    def compute_output_shape(self, shapes) -> list[tuple]:
+        codebooks, clusters, components = self.vlad.shape
+        return [(None, codebooks, clusters), (None, components), (None,)]
+
+    def call(self, inputs):
+        return list(self.vlad.local(*inputs))
 
 
 @keras.saving.register_keras_serializable("digitlib")
@@ -309,20 +326,18 @@ def fit(
     layers = [layer for layer in network.layers if isinstance(layer, Vlad)]
     sheets = _Sheets(pages, settings)
 
-    part = keras.Model(network.input, [layer.input for layer in layers])
-
-    def read(of: Sequence[int], desc: str) -> Iterator[tuple[_Sheet, list]]:
-        """Each sheet, and what comes in at each of ``layers``: features and ink."""
-        how = {"desc": desc, "total": len(of), "unit": "page"}
-        for sheet in progress_bar(_one_ahead(sheets, of), progress, **how):
+    def read(of: Sequence[int], what: list[list], desc: str) -> Iterator[tuple[_Sheet, list]]:
+        """Each sheet, and what the network makes of it."""
+        part, how = keras.Model(network.input, what), {"total": len(of), "unit": "page"}
+        for sheet in progress_bar(_one_ahead(sheets, of), progress, desc=desc, **how):
             found = outputs(part, sheet.inputs)
-            yield sheet, found if len(layers) > 1 else [found]  # Keras unpacks a list of one
+            yield sheet, found if len(what) > 1 else [found]  # Keras unpacks a list of one
 
     rng = np.random.default_rng([settings.seed, 500])
     some = rng.permutation(len(sheets))[: min(MOST_SAMPLED, -(-len(sheets) // 4))]
     share = -(-LEARNT_FROM // len(some))
     sampled = [[] for _ in layers]
-    for _, maps in read(some, "local features"):
+    for _, maps in read(some, [layer.input for layer in layers], "local features"):
         for layer, (features, writing), found in zip(layers, maps, sampled, strict=True):
             on_ink = features[np.asarray(layer.on_ink(writing)) > 0]
             found.append(on_ink[rng.permutation(len(on_ink))[:share]])
@@ -332,9 +347,9 @@ def fit(
     labels = [Labels(network, layer.name.removeprefix("vlad_"), settings) for layer in layers]
     number = {label: i for i, label in enumerate(classes)}
     order = rng.permutation(len(sheets))  # so that the first of them are a sample of all
-    for sheet, maps in read(order, "VLAD"):
-        for layer, learner, own in zip(layers, labels, maps, strict=True):
-            learner.add(layer.of_windows(*own, sheet.windows), number[sheet.label])
+    for sheet, found in read(order, [_Local(layer)(layer.input) for layer in layers], "VLAD"):
+        for layer, learner, local in zip(layers, labels, found, strict=True):
+            learner.add(layer.of_windows(local, sheet.windows), number[sheet.label])
     for learner in progress_bar(labels, progress, desc="SVM", unit="layer"):
         learner.learn()
 

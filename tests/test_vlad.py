@@ -100,7 +100,7 @@ def test_windows_add_up_what_lies_in_them(windows, sums):
     layer.scale = 0.1
     features = np.array([[[[9, 9], [4, 0]], [[1, 4], [1, 4]]]], np.float32)
     writing = np.array([0, 255, 255, 255], np.float32).reshape(1, 2, 2, 1)
-    found = layer.of_windows(features, writing, windows)
+    found = layer.of_windows(layer.local(features, writing), windows)
     roots = np.sign(sums) * np.sqrt(np.abs(sums))
     length = np.maximum(np.linalg.norm(roots, axis=1, keepdims=True), 1e-9)
     np.testing.assert_allclose(found, roots / length, atol=1e-6)
@@ -283,7 +283,7 @@ def test_windows_add_up_to_what_one_pass_says(reader, hands):
     layer = next(item for item in network.layers if isinstance(item, vlad.Vlad))
     maps = vlad.keras.Model(network.input, layer.input)(image)
     whole = vlad.keras.Model(network.input, layer.output)(image)
-    together = layer.of_windows(*maps, [(0, image.shape[2] / layer.scale)])
+    together = layer.of_windows(layer.local(*maps), [(0, image.shape[2] / layer.scale)])
     np.testing.assert_allclose(together, np.asarray(whole), atol=1e-5)
 
 
