@@ -115,7 +115,40 @@ def read_page(path: Path) -> Page:
     (h, w) uint8, C-contiguous, 0 ink .. 255 paper: transparency lies on white, 16 bits scale to 8,
     EXIF rotation is applied, white on black is turned, and of several pages the first is read.
     """
-    return _read(path)[0]
+    shown = _shown(path)
+    if not path.is_file():  # opening a pipe would wait for ever
+        raise Problem(f"{shown}: not there, or not a file (a broken link?); name an image file")
+    try:
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's remarks on metadata; what matters raises
+            if not file.read(1):
+                raise Problem(f"{shown}: is empty (0 bytes); copy or export it again")
+            header = Image.open(file, formats=FORMATS)
+            width, height = header.size
+            if min(width, height) < MIN_SIDE:
+                small = (
+                    f"{width} x {height} px, under {MIN_SIDE} either way, hold no line of writing"
+                )
+                raise Problem(f"{shown}: {small}; scan it at a higher resolution")
+            if width * height > MAX_PIXELS:
+                raise Image.DecompressionBombError
+            header.verify()  # a PNG's checksums to the end mark, which decoding does not ask for
+            picture = Image.open(file, formats=FORMATS)
+            picture.load()  # all of it: a file that was cut off fails here
+            image = _grey(picture)
+    except Problem:
+        raise
+    except Image.DecompressionBombError as error:
+        limit = f"more than {MAX_PIXELS // 10**6} million pixels"
+        raise Problem(f"{shown}: is too large ({limit}); scan at 200 to 600 dpi") from error
+    except Image.UnidentifiedImageError as error:
+        raise Problem(
+            f"{shown}: is damaged or none of {', '.join(FORMATS)}; export it again"
+        ) from error
+    except Exception as error:  # a damaged file makes Pillow raise nearly anything
+        raise Problem(f"{shown}: cannot be read ({error}); copy or export it again") from error
+    inverted = _is_inverted(image)
+    return Page(path, label_of(path), 255 - image if inverted else image, inverted)
 
 
 def label_of(path: Path) -> str:
@@ -176,10 +209,12 @@ def _read_all(
     places: dict[int, tuple[int, tuple[int, int]]] = {}  # of pages in it: where, and their shape
     for path in progress_bar(paths, progress, desc="reading", unit="image"):
         try:
-            page, hashes[path] = _read(path)
+            page = read_page(path)
         except Problem as problem:
             problems.append(str(problem))
             continue
+        with path.open("rb") as file:
+            hashes[path] = hashlib.file_digest(file, "sha256").hexdigest()
         held -= page.image.nbytes
         if held < 0:
             places[len(pages)] = aside.tell(), page.image.shape
@@ -211,45 +246,6 @@ def _shown(path: Path) -> str:
     return str(path) if str(path).isprintable() else ascii(str(path))[1:-1]
 
 
-def _read(path: Path) -> tuple[Page, str]:
-    """One image file as a Page, and the SHA-256 of its bytes; raises Problem."""
-    shown = _shown(path)
-    if not path.is_file():  # opening a pipe would wait for ever
-        raise Problem(f"{shown}: not there, or not a file (a broken link?); name an image file")
-    try:
-        with path.open("rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's remarks on metadata; what matters raises
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            if file.tell() == 0:
-                raise Problem(f"{shown}: is empty (0 bytes); copy or export it again")
-            header = Image.open(file, formats=FORMATS)
-            width, height = header.size
-            if min(width, height) < MIN_SIDE:
-                small = (
-                    f"{width} x {height} px, under {MIN_SIDE} either way, hold no line of writing"
-                )
-                raise Problem(f"{shown}: {small}; scan it at a higher resolution")
-            if width * height > MAX_PIXELS:
-                raise Image.DecompressionBombError
-            header.verify()  # a PNG's checksums to the end mark, which decoding does not ask for
-            picture = Image.open(file, formats=FORMATS)
-            picture.load()  # all of it: a file that was cut off fails here
-            image = _grey(picture)
-    except Problem:
-        raise
-    except Image.DecompressionBombError as error:
-        limit = f"more than {MAX_PIXELS // 10**6} million pixels"
-        raise Problem(f"{shown}: is too large ({limit}); scan at 200 to 600 dpi") from error
-    except Image.UnidentifiedImageError as error:
-        raise Problem(
-            f"{shown}: is damaged or none of {', '.join(FORMATS)}; export it again"
-        ) from error
-    except Exception as error:  # a damaged file makes Pillow raise nearly anything
-        raise Problem(f"{shown}: cannot be read ({error}); copy or export it again") from error
-    inverted = _is_inverted(image)
-    return Page(path, label_of(path), 255 - image if inverted else image, inverted), digest
-
-
 def _grey(picture: Image.Image) -> np.ndarray:
     """Any colour type as (h, w) uint8 grey on white, upright."""
     tags = getattr(picture, "tag_v2", {})  # TIFF only, and lost on rotating
@@ -274,7 +270,8 @@ def _grey(picture: Image.Image) -> np.ndarray:
     if picture.mode == "P":  # and three times as long as on the palette alone
         palette = Image.frombytes("P", (256, 1), bytes(range(256)))
         palette.putpalette(picture.getpalette())
-        return cv2.LUT(np.array(picture), np.array(palette.convert("L"))[0])
+        levels = np.array(picture)  # its own memory, looked up in place
+        return cv2.LUT(levels, np.array(palette.convert("L"))[0], dst=levels)
     return np.array(picture.convert("L"))
 
 

@@ -236,4 +236,4 @@ class Engine:
     def __call__(self, *inputs: np.ndarray) -> np.ndarray:
         """Logits, float32, of ``inputs`` as the network has them."""
         request = self._request(tuple(item.shape for item in inputs))
-        return request.infer(dict(enumerate(inputs)))[0].copy()
+        return request.infer(dict(enumerate(inputs)), share_inputs=True)[0].copy()

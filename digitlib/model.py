@@ -184,19 +184,35 @@ def whole_strips(
     return vlad.whole_strips(reader, n_classes, settings)
 
 
+class _Grey(keras.layers.Conv2D):
+    """A convolution of three channels that sees one, grey, as all of them: a third of the work."""
+
+    def build(self, shape) -> None:
+        super().build((*shape[:-1], 3))
+        self.input_spec = None
+
+    def call(self, grey):
+        return self.convolution_op(grey, keras.ops.sum(self.kernel, 2, keepdims=True))
+
+
+def _grey(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """A copy of ``layer``; of the first convolution, one that sees grey."""
+    kind = _Grey if layer.name == "Conv1" else type(layer)
+    return kind.from_config(layer.get_config())
+
+
 def one_pass(n_classes: int, settings: Settings) -> keras.Model:
     """The network that labels windows of a whole strip, the backbone run once; untrained.
 
     [strips (n, h, w, 1), windows (n, m, h', w')] -> logits (n, m, classes): a window says how much
     each position of the feature map (h', w') counts. Its weights are those of `Network.whole`.
     """
-    strips = keras.Input((None, None, 1), name="strips")
+    strips = keras.Input((None, None, 1), dtype="uint8", name="strips")
     windows = keras.Input((None, None, None), name="windows")
     patches = trunk(settings.input_size, settings.width, settings.layer)
     # Not built for any size, but copied: its convolutions pad as they do on a patch.
-    core = keras.models.clone_model(patches, keras.Input((None, None, 3)))
-    scaled = keras.layers.Rescaling(1 / 127.5, offset=-1)(strips)
-    features = core(keras.layers.Concatenate()([scaled] * 3))
+    core = keras.models.clone_model(patches, keras.Input((None, None, 1)), clone_function=_grey)
+    features = core(keras.layers.Rescaling(1 / 127.5, offset=-1)(strips))
     pooled = keras.ops.einsum("nmhw,nhwc->nmc", windows, features)
     logits = keras.layers.Dense(n_classes, name="logits")(spread()(pooled))
     return keras.Model([strips, windows], logits, name="one_pass")

@@ -130,7 +130,8 @@ def windows(
     steps = np.array([WIDE, GRID])  # in x by more: each size is compiled once
     shape = size + steps * np.ceil((end - start - size) / steps).clip(0).astype(int)
     matrix = np.array([[scale, 0, -start[0]], [0, scale, -start[1]]])
-    how = {"flags": cv2.INTER_LINEAR, "borderValue": strip.paper}
+    flags = cv2.INTER_NEAREST if scale == 1 else cv2.INTER_LINEAR  # moved by whole pixels: the same
+    how = {"flags": flags, "borderValue": strip.paper}
     image = cv2.warpAffine(strip.image, matrix, shape.tolist(), **how)
     cells = -(-size // stride)
     shares = []

@@ -52,7 +52,7 @@ def chosen(engine: str, model: Path) -> str:
 
 
 def reader(model: Path, engine: str = "auto", streams: int = 1) -> tuple[Reader, int]:
-    """(what reads an image with ``model``, how many threads may call it at once).
+    """(what reads an image with ``model``, how many threads are to call it).
 
     ``engine``: openvino, keras (exact: one patch after the other), or auto.
     """
@@ -63,7 +63,8 @@ def reader(model: Path, engine: str = "auto", streams: int = 1) -> tuple[Reader,
         network, _, settings = models.load(model)
         return lambda page: ensemble.vote(network, page, settings).logits, 1
     settings, compiled = read_card(model)[1], Engine(model, streams)
-    return lambda page: one_pass(compiled, page, settings), streams
+    # While one image is labelled, another is read from its file.
+    return lambda page: one_pass(compiled, page, settings), 2 * streams if streams > 1 else 1
 
 
 def predict_files(

@@ -211,7 +211,7 @@ def whole_strips(core: keras.Model, n_classes: int, settings: Settings) -> keras
     shape, inputs, logits = (settings.codebooks, settings.clusters, settings.components), [], []
     for k, scale in enumerate(settings.scales):
         at = f"_{k}" if k else ""
-        inputs.append(keras.Input((2, None, None), batch_size=1, name=f"strips{at}"))
+        inputs.append(keras.Input((2, None, None), batch_size=1, dtype="uint8", name=f"strips{at}"))
         strips = ops.cast(inputs[-1], "float32")
         grey = (strips[:, 0] / 127.5 - 1)[..., None]  # of planes it takes half as long
         writing = strips[:, 1][..., None]
