@@ -47,6 +47,15 @@ def test_windows_by_hand(centre, columns):
     assert not shares[0, :, 6:].any()
 
 
+@pytest.mark.parametrize("centre", [(8.5, 12.25), (20.0, 16.0)])  # beyond its left end, and within
+def test_at_full_scale_the_network_sees_the_strip_s_own_pixels(centre):
+    strip = Strip(np.random.default_rng(1).integers(0, 256, (32, 64), np.uint8), "", 0, "")
+    settings = replace(PLAIN, patch_size=32, scale=1.0)
+    image, _ = windows(strip, np.array([centre]), settings, stride=8)
+    left, top = (max(0, -int(np.floor(at - 16))) for at in centre)
+    np.testing.assert_array_equal(image[top : top + 32, left : left + 64, 0], strip.image)
+
+
 def test_windows_beyond_the_strip_see_paper():
     strip = Strip(np.zeros((32, 32), np.uint8), "a", 0, "a_1.png")
     image, shares = windows(strip, np.array([[0.0, 16.0]]), PLAIN, stride=8)

@@ -281,6 +281,20 @@ def test_a_sheet_of_one_tone_has_no_ink(value):
     assert not ink(np.full((40, 60), value, np.uint8)).any()
 
 
+@pytest.mark.parametrize(
+    "pixels, paper",
+    [
+        ([7], 7),
+        ([0, 250, 250], 250),
+        ([0, 0, 250], 0),
+        ([10, 20, 30, 40], 20),  # of an even number the darker of the middle two
+        ([255] * 4, 255),
+    ],
+)
+def test_paper_is_the_middle_grey_level(pixels, paper):
+    assert Strip(np.array([pixels], np.uint8), "", 0, "").paper == paper
+
+
 def test_ink_points_run_from_left_to_right_and_are_the_ink():
     image, letter = letter_on_a_line()
     points = Strip(image, "01", 0, "x").ink_points
