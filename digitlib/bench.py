@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 import psutil
 
-from digitlib import Problem, model, patches, progress_bar, shipped, strips, whole_file
+from digitlib import Problem, cores, model, patches, progress_bar, shipped, strips, whole_file
 from digitlib.batches import PatchStream
 from digitlib.dataset import Page, image_files, load_dataset, read_page
 from digitlib.pages import read_json
@@ -90,7 +90,7 @@ def compared(
     files) in its engine and, with ``exact``, in Keras patch by patch. same: how many labels are
     those of Keras, of ``n``.
     """
-    cv2.setNumThreads(1)
+    cv2.setNumThreads(cores())  # one image after the other, as in `predict` of one
     settings, rows = paper(), []
     with tempfile.TemporaryDirectory() as folder:
         network = model.build(70, settings).whole
@@ -138,6 +138,7 @@ def pipeline(pages: Sequence[Page], progress: bool = True) -> list[dict]:
 
     The original's generator enhances the strip anew for each patch.
     """
+    cv2.setNumThreads(1)  # of each thread that cuts
     settings, how = paper(), Settings.of(read_profile("quick") | {"WEIGHTS": "none"})
 
     def generated(i: int) -> int:

@@ -80,8 +80,8 @@ def predict_files(
     """
     files = image_files(paths)
     classes, settings, _ = read_card(model)
-    cv2.setNumThreads(1)
     read, threads = reader(model, engine, min(cores(), len(files)))
+    cv2.setNumThreads(1 if threads > 1 else cores())
 
     def label(file: Path) -> dict | str:
         start = time.perf_counter()
