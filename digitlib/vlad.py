@@ -29,6 +29,7 @@ LEAST_KEPT = 64  # directions of a whitened VLAD vector, however few the classes
 LEARNT_FROM = 30_000  # local features that whitening and codebooks are learnt from
 MOST_SAMPLED = 128  # sheets that these come from
 BEYOND = 1e9  # more than any feature is near to a centre
+STEP = 128  # numbers of positions are rounded up to its multiples: each is new to OpenVINO once
 LESS_TEXT = 3  # so much lower than a strip are further windows: one line where a strip has three
 PEN_SIGMA = 1.0  # px: blur that turns a step of the pen's edge into a slope
 
@@ -105,28 +106,32 @@ class Vlad(keras.layers.Layer):
         return ops.cast(share > 255 * LEAST_INK, "float32")
 
     def _positions(self, ink):
-        """Which of the (all,) positions to look at: those with ``ink``, and the first."""
+        """Which of the (all,) positions to look at: those with ``ink``, then some beyond the last,
+        which stand for none: (m,) int, m a multiple of STEP."""
         if keras.backend.backend() == "jax":  # compiles for shapes that it knows: it looks at all
             return ops.arange(ops.shape(ink)[0])
-        return ops.nonzero(ops.concatenate([ops.ones_like(ink[:1]), ink[1:]]))[0]
+        spare = ops.arange(STEP, dtype="float32") >= ops.sum(ink) % STEP
+        return ops.nonzero(ops.concatenate([ink, ops.cast(spare, "float32")]))[0]
 
     def local(self, features, writing):
         """The positions on ink, of a strip about one in eight, from the top down.
 
         (m, codebooks, clusters), 1 for the centres that each is nearest to, else 0; (m, components)
-        its whitened features; (m,) int, its row on the map. One that is not on ink has 0 for all
-        centres.
+        its whitened features; (m,) int, its row on the map. Some more at the end, which are not on
+        ink, have 0 for all centres.
         """
         ink = ops.reshape(self.on_ink(writing), (-1,))
-        at = self._positions(ink)
-        features = ops.take(ops.reshape(features, (-1, self.mean.shape[0])), at, axis=0)
-        whitened = ops.matmul(ops.sqrt(ops.cast(features, "float32")) - self.mean, self.whiten)
+        at, everywhere = self._positions(ink), ops.shape(ink)[0]
+        on_ink = ops.take(ink, at % everywhere) * ops.cast(at < everywhere, "float32")
+        features = ops.reshape(features, (-1, self.mean.shape[0]))
+        features = ops.cast(ops.take(features, at % everywhere, axis=0), "float32")
+        whitened = ops.matmul(ops.sqrt(features) - self.mean, self.whiten)
         codebooks, clusters, components = self.shape
         centres = ops.reshape(self.centres, (codebooks * clusters, components))
         near = ops.matmul(whitened, ops.transpose(centres)) - ops.sum(centres**2, -1) / 2
         near = ops.reshape(near, (-1, codebooks, clusters))
         nearest = ops.max(near, 2, keepdims=True)
-        nearest += BEYOND * (1 - ops.take(ink, at)[:, None, None])
+        nearest += BEYOND * (1 - on_ink[:, None, None])
         row = at // (ops.shape(writing)[2] // self.stride)
         return ops.cast(ops.equal(near, nearest), "float32"), whitened, row
 

@@ -72,16 +72,18 @@ def test_differences_are_summed_per_centre(squares, ink, sums):
     np.testing.assert_allclose(differences.sum(axis=0)[0], sums, atol=1e-6)
 
 
-def test_positions_without_ink_are_left_out_but_for_the_first():
-    """Rows of the map: 1 x 3 positions in two rows, ink on the last of each."""
-    features = np.arange(12, dtype=np.float32).reshape(1, 2, 3, 2)
-    writing = np.array([0, 0, 255, 0, 0, 255], np.float32).reshape(1, 2, 3, 1)
+@pytest.mark.parametrize("height, kept", [(2, 128), (128, 256), (1000, 1024)])
+def test_positions_without_ink_are_left_out(height, kept):
+    """Maps of three columns, the last of which is on ink: numbers are rounded up, never down."""
+    features = np.arange(6 * height, dtype=np.float32).reshape(1, height, 3, 2)
+    writing = np.zeros((1, height, 3, 1), np.float32)
+    writing[:, :, 2] = 255
     member, whitened, row = map(np.asarray, by_hand(NEAR).local(features, writing))
     if vlad.keras.backend.backend() != "jax":  # it looks at all
-        assert len(member) == len(whitened) == len(row) == 3
-    written = member.any(axis=(1, 2))  # the first is not on ink
-    assert row[written].tolist() == [0, 1]
-    np.testing.assert_allclose(whitened[written] ** 2, [[4, 5], [10, 11]], rtol=1e-5)
+        assert len(member) == len(whitened) == len(row) == kept
+    written = member.any(axis=(1, 2))
+    assert row[written].tolist() == list(range(height))
+    np.testing.assert_allclose(whitened[written] ** 2, features[0, :, 2], rtol=1e-5)
 
 
 @pytest.mark.parametrize(
