@@ -125,7 +125,9 @@ class Vlad(keras.layers.Layer):
         on_ink = ops.take(ink, at % everywhere) * ops.cast(at < everywhere, "float32")
         features = ops.reshape(features, (-1, self.mean.shape[0]))
         features = ops.cast(ops.take(features, at % everywhere, axis=0), "float32")
-        whitened = ops.matmul(ops.sqrt(features) - self.mean, self.whiten)
+        # The product keeps OpenVINO from taking roots before it takes positions.
+        rooted = ops.sqrt(features * on_ink[:, None])
+        whitened = ops.matmul(rooted - self.mean, self.whiten)
         codebooks, clusters, components = self.shape
         centres = ops.reshape(self.centres, (codebooks * clusters, components))
         near = ops.matmul(whitened, ops.transpose(centres)) - ops.sum(centres**2, -1) / 2
