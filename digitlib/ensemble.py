@@ -5,15 +5,17 @@ In: a trained network and images. Out: a row an image with its label and how sur
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import cv2
 import keras
 import numpy as np
 import pandas as pd
 
-from digitlib import evaluate, patches, progress_bar, strips, vlad
+from digitlib import cores, evaluate, patches, predict, progress_bar, strips, vlad
 from digitlib.dataset import Page
+from digitlib.engine import Engine
 from digitlib.results import combine
 from digitlib.settings import Settings
 
@@ -53,6 +55,27 @@ def votes(
     return [vote(network, page, settings) for page in bar]
 
 
+def in_one_pass(
+    ballots: Sequence[Votes],
+    pages: Sequence[Page],
+    model: Path,
+    settings: Settings,
+    progress: bool = True,
+) -> list[Votes]:
+    """What the same patches say if the backbone sees each strip once: `predict.one_pass`.
+
+    ``model``: the file of the network that gave ``ballots``, with its graph (else Problem).
+    """
+    engine, found = Engine(model), []
+    cv2.setNumThreads(cores())
+    bar = progress_bar(pages, progress, desc="labelling", unit="image")
+    for ballot, page in zip(ballots, bar, strict=True):
+        start = time.perf_counter()
+        logits = predict.one_pass(engine, page, settings)
+        found.append(replace(ballot, logits=logits, seconds=time.perf_counter() - start))
+    return found
+
+
 def evaluated(
     pages: Sequence[Page], ballots: Sequence[Votes], classes: list[str], settings: Settings
 ) -> tuple[pd.DataFrame, np.ndarray]:
@@ -68,6 +91,27 @@ def evaluated(
         seconds=[round(ballot.seconds, 4) for ballot in ballots],
     )
     return table, probabilities
+
+
+def one_pass_compared(
+    result: pd.DataFrame,
+    ballots: Sequence[Votes],
+    pages: Sequence[Page],
+    classes: list[str],
+    settings: Settings,
+    model: Path,
+) -> tuple[pd.DataFrame, dict[str, float]]:
+    """``result``, of ``ballots``, beside the result of `in_one_pass`.
+
+    A row each way: right, ms_an_image (median, from image in memory to logits); and
+    `evaluate.compare` of the two, with ``same``, how many labels are.
+    """
+    once, _ = evaluated(pages, in_one_pass(ballots, pages, model, settings), classes, settings)
+    ways = {"patch by patch": result, "in one pass": once}
+    rows = [(evaluate.is_correct(w).sum(), 1000 * w["seconds"].median()) for w in ways.values()]
+    same = int((result["predicted"] == once["predicted"]).sum())
+    table = pd.DataFrame(rows, index=list(ways), columns=["right", "ms_an_image"])
+    return table, evaluate.compare(result, once, settings.seed) | {"same": same}
 
 
 def accuracy_by_count(

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from digitlib import Problem, engine, model, vlad
+from digitlib import Problem, engine, ensemble, model, vlad
 from digitlib.engine import Engine
 from digitlib.patches import cut_all, windows
 from digitlib.predict import chosen, one_pass, predict_files
@@ -153,6 +153,26 @@ def test_the_graph_of_patches_gives_one_pass_s_logits(average, digits):
     inputs = windows(strip, np.array([[100.0, 80.0], [300.5, 150.2]]), settings, read.stride)
     inputs = [item[None] for item in inputs]
     np.testing.assert_allclose(read(*inputs), reader.predict_on_batch(inputs), atol=1e-4)
+
+
+def test_both_ways_are_compared_image_by_image(whole, average, digits, hands):
+    """A network of whole strips has the same labels both ways; one of patches as many votes."""
+    network, settings, path = whole
+    ballots = ensemble.votes(network, hands.test, settings, progress=False)
+    result, _ = ensemble.evaluated(hands.test, ballots, hands.classes, settings)
+    table, pair = ensemble.one_pass_compared(
+        result, ballots, hands.test, hands.classes, settings, path
+    )
+    right = (result["actual"] == result["predicted"]).sum()
+    assert table["right"].tolist() == [right, right] and (table["ms_an_image"] > 0).all()
+    assert pair["same"] == pair["n"] == len(hands.test) and pair["mcnemar_p"] == 1
+
+    network, settings, path = average
+    exact = ensemble.votes(network, digits.test[:2], settings, progress=False)
+    once = ensemble.in_one_pass(exact, digits.test[:2], path, settings, progress=False)
+    for a, b in zip(exact, once, strict=True):
+        assert a.logits.shape == b.logits.shape == (len(a.strips), settings.n_patches, 3)
+        np.testing.assert_array_equal(a.centres, b.centres)
 
 
 def test_weights_lie_where_their_spans_say(whole):
