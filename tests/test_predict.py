@@ -277,6 +277,12 @@ def test_a_graph_out_of_all_proportion_is_not_read(whole, monkeypatch):
         Engine(whole[2])
 
 
+def test_patches_are_labelled_one_by_one_unless_asked(average):
+    """Their labels in one pass are not all the same."""
+    assert chosen("auto", average[2]) == "keras"
+    assert chosen("openvino", average[2]) == "openvino"
+
+
 def test_an_unknown_engine_is_refused(whole):
     with pytest.raises(Problem, match="openvino, keras.*'fast'"):
         chosen("fast", whole[2])
