@@ -236,7 +236,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--engine", default="auto",
         help="openvino (one pass over a strip), keras (every patch by itself), or auto: the first "
-        "where its labels are those of the second",
+        "that can",
     )  # fmt: skip
 
     sub = command(bench, "Measure what a label costs, next to the published procedure.")

@@ -80,10 +80,13 @@ def spans(model: Path, names: Sequence[str]) -> list[tuple[int, str, tuple[int, 
         return [(item.id.get_offset(), item.dtype.str, item.shape) for item in items]
 
 
-def export(reader: "keras.Model", model: Path, names: Sequence[str], stride: int) -> dict:
+def export(
+    reader: "keras.Model", model: Path, names: Sequence[str], stride: int, shift: Sequence[float]
+) -> dict:
     """Further members (name -> bytes) of the file ``model`` of ``reader``, which `Engine` needs.
 
-    ``names``: the `places` of ``reader.weights``; ``stride``: of its feature map, px. None where
+    ``names``: the `places` of ``reader.weights``; ``stride``: of its feature map, px; ``shift``: of
+    its logits, what they lack of those patch by patch, or empty. None where
     OpenVINO is missing; it reads TensorFlow's graphs, so another backend exports nothing either.
     """
     import keras
@@ -116,13 +119,22 @@ def export(reader: "keras.Model", model: Path, names: Sequence[str], stride: int
         files = [Path(folder) / name for name in (GRAPH, CONSTANTS)]
         openvino.serialize(graph, *map(str, files))
         members = {file.name: file.read_bytes() for file in files}
-    return members | {ABOUT: json.dumps({"spans": order, "stride": stride}).encode()}
+    about = {"spans": order, "stride": stride, "shift": [float(value) for value in shift]}
+    return members | {ABOUT: json.dumps(about).encode()}
 
 
 def has_graph(path: Path) -> bool:
     """Whether the model file ``path`` holds what `Engine` needs."""
     with zipfile.ZipFile(path) as archive:
         return {GRAPH, CONSTANTS, ABOUT} <= set(archive.namelist())
+
+
+def shift_of(path: Path) -> list[float]:
+    """What the logits of the graph in the model file ``path`` lack; empty: nothing is known."""
+    with zipfile.ZipFile(path) as archive:
+        if archive.getinfo(ABOUT).file_size > MOST_GRAPH:
+            return []
+        return json.loads(archive.read(ABOUT)).get("shift", [])
 
 
 def _members(path: Path) -> tuple[bytes, bytes, dict, bytes]:
@@ -142,8 +154,8 @@ def _members(path: Path) -> tuple[bytes, bytes, dict, bytes]:
         return graph, constants, json.loads(about), archive.read(WEIGHTS)
 
 
-def _bound(core: Any, path: Path) -> tuple[Any, int]:
-    """(the graph in ``path`` with the weights of that file as constants, its stride)."""
+def _bound(core: Any, path: Path) -> tuple[Any, dict]:
+    """(the graph in ``path`` with the weights of that file as constants, what is known of it)."""
     from openvino import opset13
 
     graph, constants, about, weights = _members(path)
@@ -164,7 +176,7 @@ def _bound(core: Any, path: Path) -> tuple[Any, int]:
         network.remove_parameter(parameter)
     if shared:
         _own_constants(network)
-    return network, int(about["stride"])
+    return network, about
 
 
 def _own_constants(network: Any) -> None:
@@ -199,7 +211,12 @@ class Engine:
         """
         core = _openvino().Core()
         try:
-            network, self.stride = _bound(core, path)
+            network, about = _bound(core, path)
+            self.stride = int(about["stride"])
+            shift = np.array(about.get("shift", []), np.float32)
+            self.shift = shift if shift.size else np.zeros(1, np.float32)
+            if self.shift.shape not in ((1,), (network.output(0).partial_shape[-1].get_length(),)):
+                raise Problem(f"{path}: its shift does not fit its graph; use --engine keras")
         except Problem:
             raise
         except Exception as error:  # a damaged file makes OpenVINO, HDF5 and json raise anything
@@ -234,6 +251,6 @@ class Engine:
         return requests[sizes]
 
     def __call__(self, *inputs: np.ndarray) -> np.ndarray:
-        """Logits, float32, of ``inputs`` as the network has them."""
+        """Logits, float32, of ``inputs`` as the network has them, plus ``shift``."""
         request = self._request(tuple(item.shape for item in inputs))
-        return request.infer(dict(enumerate(inputs)), share_inputs=True)[0].copy()
+        return request.infer(dict(enumerate(inputs)), share_inputs=True)[0] + self.shift

@@ -13,11 +13,13 @@ import keras
 import numpy as np
 import pandas as pd
 
-from digitlib import cores, evaluate, patches, predict, progress_bar, strips, vlad
+from digitlib import cores, evaluate, model, patches, predict, progress_bar, strips, vlad
 from digitlib.dataset import Page
 from digitlib.engine import Engine
 from digitlib.results import combine
 from digitlib.settings import Settings
+
+SHIFT_PAGES = 70  # that `one_pass_shift` looks at, at most
 
 
 @dataclass(frozen=True)
@@ -55,18 +57,43 @@ def votes(
     return [vote(network, page, settings) for page in bar]
 
 
+def one_pass_shift(
+    network: keras.Model, pages: Sequence[Page], settings: Settings, progress: bool = True
+) -> list[float]:
+    """(classes,) how much higher logits are patch by patch than in one pass, on the average.
+
+    In one pass a window's edges see what lies beyond them, where a patch's see nothing: that moves
+    the mean of each feature, and of the logits with them. Measured on the top strip of some
+    ``pages`` to train with. Empty for networks that read whole strips.
+    """
+    if settings.pooling == "vlad":
+        return []
+    reader = model.one_pass(network.output_shape[-1], settings)
+    reader.set_weights(network.get_weights())
+    stride, apart = model.stride(settings), []
+    some = pages[:: -(-len(pages) // SHIFT_PAGES)]
+    for page in progress_bar(some, progress, desc="one pass", unit="page"):
+        strip = strips.band(page, settings, 0, settings.strip_height)
+        centres = patches.ensemble_centres(strip, settings, 0)
+        exact = network.predict_on_batch(patches.cut_all(strip, centres, settings))
+        inputs = patches.windows(strip, centres, settings, stride)
+        once = reader.predict_on_batch([item[None] for item in inputs])[0]
+        apart.append((np.asarray(exact) - np.asarray(once)).mean(axis=0))
+    return np.mean(apart, axis=0).tolist()
+
+
 def in_one_pass(
     ballots: Sequence[Votes],
     pages: Sequence[Page],
-    model: Path,
+    file: Path,
     settings: Settings,
     progress: bool = True,
 ) -> list[Votes]:
     """What the same patches say if the backbone sees each strip once: `predict.one_pass`.
 
-    ``model``: the file of the network that gave ``ballots``, with its graph (else Problem).
+    ``file``: the model file of the network that gave ``ballots``, with its graph (else Problem).
     """
-    engine, found = Engine(model), []
+    engine, found = Engine(file), []
     cv2.setNumThreads(cores())
     bar = progress_bar(pages, progress, desc="labelling", unit="image")
     for ballot, page in zip(ballots, bar, strict=True):
@@ -99,14 +126,14 @@ def one_pass_compared(
     pages: Sequence[Page],
     classes: list[str],
     settings: Settings,
-    model: Path,
+    file: Path,
 ) -> tuple[pd.DataFrame, dict[str, float]]:
     """``result``, of ``ballots``, beside the result of `in_one_pass`.
 
     A row each way: right, ms_an_image (median, from image in memory to logits); and
     `evaluate.compare` of the two, with ``same``, how many labels are.
     """
-    once, _ = evaluated(pages, in_one_pass(ballots, pages, model, settings), classes, settings)
+    once, _ = evaluated(pages, in_one_pass(ballots, pages, file, settings), classes, settings)
     exact = "in one pass" if settings.pooling == "vlad" else "patch by patch"
     ways = {f"{exact}, Keras": result, "in one pass, OpenVINO": once}
     rows = [(evaluate.is_correct(w).sum(), 1000 * w["seconds"].median()) for w in ways.values()]

@@ -9,7 +9,7 @@ import ctypes
 import json
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -218,6 +218,11 @@ def one_pass(n_classes: int, settings: Settings) -> keras.Model:
     return keras.Model([strips, windows], logits, name="one_pass")
 
 
+def stride(settings: Settings) -> int:
+    """px of the network's input from one position of its feature map to the next."""
+    return GRID // trunk(GRID, settings.width, settings.layer).output_shape[1]
+
+
 def shell(n_classes: int, settings: Settings) -> keras.Model:
     """The network that ``settings`` describe, untrained: what a saved model's weights fit."""
     if settings.pooling == "vlad":
@@ -249,9 +254,11 @@ def save(
     settings: Settings,
     path: Path,
     about: Mapping[str, str] | None = None,
+    shift: Sequence[float] = (),
 ) -> Path:
     """Write ``network`` as a `.keras` file with its card inside; ``about``: what is known of it.
 
+    ``shift``: `ensemble.one_pass_shift`, without which `predict` keeps to patches one by one.
     Any Keras can load the file; one that reads whole strips (pooling vlad) needs `digitlib.vlad`.
     """
     card = {"classes": classes, "settings": asdict(settings), "about": dict(about or {})}
@@ -261,8 +268,8 @@ def save(
         bare.set_weights(network.get_weights())
         bare.save(aside)
         reader = bare if settings.pooling == "vlad" else one_pass(len(classes), settings)
-        stride = GRID // trunk(GRID, settings.width, settings.layer).output_shape[1]
-        members = engine.export(reader, aside, engine.places(bare), stride)
+        places = engine.places(bare)
+        members = engine.export(reader, aside, places, stride(settings), shift)
         members |= {CARD: json.dumps(card)}
         with zipfile.ZipFile(aside, "a", zipfile.ZIP_DEFLATED) as archive:
             for name, content in members.items():

@@ -15,7 +15,7 @@ import numpy as np
 
 from digitlib import Problem, cores, progress_bar
 from digitlib.dataset import Page, image_files, raise_all, read_page
-from digitlib.engine import Engine, has_graph
+from digitlib.engine import Engine, has_graph, shift_of
 from digitlib.patches import ensemble_centres, windows
 from digitlib.results import combine, result_rows, write_rows
 from digitlib.settings import Settings
@@ -42,8 +42,8 @@ def one_pass(engine: Engine, page: Page, settings: Settings) -> np.ndarray:
 def chosen(engine: str, model: Path) -> str:
     """openvino or keras: ``engine`` as it is; for auto OpenVINO, if it can and its labels hold.
 
-    Those of patches (pooling average) do not: in one pass a window's edges see what is beyond them,
-    where a patch's see nothing; of `quick`'s labels 11 of 140 differ (04). Raises Problem.
+    Those of patches (pooling average) do with the graph's shift: `ensemble.one_pass_shift`. Raises
+    Problem.
     """
     if engine not in ENGINES:
         raise Problem(f"--engine must be one of {', '.join(ENGINES)}, not {engine!r}")
@@ -51,8 +51,8 @@ def chosen(engine: str, model: Path) -> str:
     if engine == "openvino" and not there:
         raise Problem("OpenVINO is not installed (pip install openvino); or use --engine keras")
     if engine == "auto":
-        whole = read_card(model)[1].pooling == "vlad"
-        return "openvino" if there and whole and has_graph(model) else "keras"
+        holds = has_graph(model) and (read_card(model)[1].pooling == "vlad" or shift_of(model))
+        return "openvino" if there and holds else "keras"
     return engine
 
 

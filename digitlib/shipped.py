@@ -77,9 +77,10 @@ def ship(run: str, name: str, limits: str = "") -> Path:
     One that reads whole strips gets the temperature that its folds' thirds of bands ask for.
     Raises Problem if the run has no model, or was not cross-validated (notebook 08_folds).
     """
-    from digitlib import model  # loads Keras
+    from digitlib import engine, model  # loads Keras
 
     network, classes, settings = model.load(find(run))
+    shift = engine.shift_of(find(run)) if engine.has_graph(find(run)) else []
     folder = digitlib.REPORTS / run
     notebooks = read_json(folder / "metrics.json").get("notebooks", {})
     if not {"03_training", "08_folds"} <= set(notebooks):
@@ -105,4 +106,4 @@ def ship(run: str, name: str, limits: str = "") -> Path:
         heat = statistics.median(heats)
         model.temper(network, heat)
         settings = replace(settings, temperature=settings.temperature * heat)
-    return model.save(network, classes, settings, FOLDER / f"{name}.keras", about)
+    return model.save(network, classes, settings, FOLDER / f"{name}.keras", about, shift)

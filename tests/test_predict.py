@@ -277,10 +277,33 @@ def test_a_graph_out_of_all_proportion_is_not_read(whole, monkeypatch):
         Engine(whole[2])
 
 
-def test_patches_are_labelled_one_by_one_unless_asked(average):
-    """Their labels in one pass are not all the same."""
-    assert chosen("auto", average[2]) == "keras"
-    assert chosen("openvino", average[2]) == "openvino"
+def test_one_pass_is_shifted_to_what_patches_say_on_the_average(average, digits, tmp_path):
+    network, settings, path = average
+    assert chosen("auto", path) == "keras"  # without a shift labels may differ
+    assert ensemble.one_pass_shift(network, digits.train, replace(settings, pooling="vlad")) == []
+    shift = ensemble.one_pass_shift(network, digits.train, settings, progress=False)
+    own = tmp_path / "model.keras"
+    model.save(network, digits.classes, settings, own, shift=shift)
+    assert chosen("auto", own) == "openvino"
+    tops = [replace(p, image=p.image[: settings.strip_height]) for p in digits.train]
+    exact = ensemble.votes(network, tops, settings, progress=False)
+    apart = []
+    for file in path, own:
+        once = ensemble.in_one_pass(exact, tops, file, settings, progress=False)
+        both = zip(exact, once, strict=True)
+        apart.append(np.mean([a.logits - b.logits for a, b in both], axis=(0, 1, 2)))
+    np.testing.assert_allclose(apart[0], shift, atol=1e-5)
+    np.testing.assert_allclose(apart[1], 0, atol=1e-5)
+    assert np.abs(shift).max() > 1e-4
+
+
+def test_a_shift_is_kept_and_its_length_checked(average, digits, tmp_path):
+    network, settings, _ = average
+    path = model.save(network, digits.classes, settings, tmp_path / "a.keras", shift=[1, 2, 3.5])
+    assert engine.shift_of(path) == Engine(path).shift.tolist() == [1, 2, 3.5]
+    path = model.save(network, digits.classes, settings, tmp_path / "b.keras", shift=[1, 2])
+    with pytest.raises(Problem, match="shift"):
+        Engine(path)
 
 
 def test_an_unknown_engine_is_refused(whole):
