@@ -134,7 +134,10 @@ def shift_of(path: Path) -> list[float]:
     with zipfile.ZipFile(path) as archive:
         if archive.getinfo(ABOUT).file_size > MOST_GRAPH:
             return []
-        return json.loads(archive.read(ABOUT)).get("shift", [])
+        try:
+            return list(json.loads(archive.read(ABOUT))["shift"])
+        except (ValueError, KeyError, TypeError):  # damaged, or of before there was one
+            return []
 
 
 def _members(path: Path) -> tuple[bytes, bytes, dict, bytes]:

@@ -297,6 +297,12 @@ def test_one_pass_is_shifted_to_what_patches_say_on_the_average(average, digits,
     assert np.abs(shift).max() > 1e-4
 
 
+@pytest.mark.parametrize("about", ["{", "[]", "3", "{}", '{"shift": 3}', '{"shift": []}'])
+def test_without_a_shift_that_can_be_read_patches_are_labelled_one_by_one(about, average, tmp_path):
+    path = without(average[2], tmp_path / "model.keras", engine_json=about)
+    assert engine.shift_of(path) == [] and chosen("auto", path) == "keras"
+
+
 def test_a_shift_is_kept_and_its_length_checked(average, digits, tmp_path):
     network, settings, _ = average
     path = model.save(network, digits.classes, settings, tmp_path / "a.keras", shift=[1, 2, 3.5])
