@@ -130,7 +130,7 @@ def one_pass_compared(
 ) -> tuple[pd.DataFrame, dict[str, float]]:
     """``result``, of ``ballots``, beside the result of `in_one_pass`.
 
-    A row each way: right, ms_an_image (median, from image in memory to logits); and
+    A row each way: right, and ms an image (median, from memory to logits); and
     `evaluate.compare` of the two, with ``same``, how many labels are.
     """
     once, _ = evaluated(pages, in_one_pass(ballots, pages, file, settings), classes, settings)
@@ -138,7 +138,7 @@ def one_pass_compared(
     ways = {f"{exact}, Keras": result, "in one pass, OpenVINO": once}
     rows = [(evaluate.is_correct(w).sum(), 1000 * w["seconds"].median()) for w in ways.values()]
     same = int((result["predicted"] == once["predicted"]).sum())
-    table = pd.DataFrame(rows, index=list(ways), columns=["right", "ms_an_image"])
+    table = pd.DataFrame(rows, index=list(ways), columns=["right", "ms"])
     return table, evaluate.compare(result, once, settings.seed) | {"same": same}
 
 

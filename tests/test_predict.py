@@ -164,7 +164,7 @@ def test_both_ways_are_compared_image_by_image(whole, average, digits, hands):
         result, ballots, hands.test, hands.classes, settings, path
     )
     right = (result["actual"] == result["predicted"]).sum()
-    assert table["right"].tolist() == [right, right] and (table["ms_an_image"] > 0).all()
+    assert table["right"].tolist() == [right, right] and (table["ms"] > 0).all()
     assert pair["same"] == pair["n"] == len(hands.test) and pair["mcnemar_p"] == 1
 
     network, settings, path = average
