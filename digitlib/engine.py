@@ -132,11 +132,11 @@ def has_graph(path: Path) -> bool:
 def shift_of(path: Path) -> list[float]:
     """What the logits of the graph in the model file ``path`` lack; empty: nothing is known."""
     with zipfile.ZipFile(path) as archive:
-        if archive.getinfo(ABOUT).file_size > MOST_GRAPH:
-            return []
         try:
+            if archive.getinfo(ABOUT).file_size > MOST_GRAPH:
+                return []
             return list(json.loads(archive.read(ABOUT))["shift"])
-        except (ValueError, KeyError, TypeError):  # damaged, or of before there was one
+        except (ValueError, KeyError, TypeError):  # no graph, damaged, or of before there was one
             return []
 
 

@@ -73,12 +73,10 @@ def one_pass_shift(
     stride, apart = model.stride(settings), []
     some = pages[:: -(-len(pages) // SHIFT_PAGES)]
     for page in progress_bar(some, progress, desc="one pass", unit="page"):
-        strip = strips.band(page, settings, 0, settings.strip_height)
-        centres = patches.ensemble_centres(strip, settings, 0)
-        exact = network.predict_on_batch(patches.cut_all(strip, centres, settings))
-        inputs = patches.windows(strip, centres, settings, stride)
-        once = reader.predict_on_batch([item[None] for item in inputs])[0]
-        apart.append((np.asarray(exact) - np.asarray(once)).mean(axis=0))
+        exact = vote(network, replace(page, image=page.image[: settings.strip_height]), settings)
+        inputs = patches.windows(exact.strips[0], exact.centres[0], settings, stride)
+        once = reader.predict_on_batch([item[None] for item in inputs])
+        apart.append((exact.logits - np.asarray(once)).mean(axis=(0, 1)))
     return np.mean(apart, axis=0).tolist()
 
 

@@ -79,8 +79,8 @@ def ship(run: str, name: str, limits: str = "") -> Path:
     """
     from digitlib import engine, model  # loads Keras
 
-    network, classes, settings = model.load(find(run))
-    shift = engine.shift_of(find(run)) if engine.has_graph(find(run)) else []
+    own = find(run)
+    network, classes, settings = model.load(own)
     folder = digitlib.REPORTS / run
     notebooks = read_json(folder / "metrics.json").get("notebooks", {})
     if not {"03_training", "08_folds"} <= set(notebooks):
@@ -106,4 +106,5 @@ def ship(run: str, name: str, limits: str = "") -> Path:
         heat = statistics.median(heats)
         model.temper(network, heat)
         settings = replace(settings, temperature=settings.temperature * heat)
+    shift = engine.shift_of(own)
     return model.save(network, classes, settings, FOLDER / f"{name}.keras", about, shift)
