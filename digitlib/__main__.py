@@ -235,8 +235,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", type=Path, default=Path("result.csv"), help="default: result.csv")
     sub.add_argument(
         "--engine", default="auto",
-        help="openvino (one pass over a strip), keras (every patch by itself), or auto: the first "
-        "that can",
+        help="openvino, keras, or auto: the first of them that can; one-pass: faster where patches "
+        "are large, and nearly the same labels",
     )  # fmt: skip
 
     sub = command(bench, "Measure what a label costs, next to the published procedure.")

@@ -1,6 +1,6 @@
 """The engine: a saved model's graph in OpenVINO, which labels without Keras and TensorFlow.
 
-In: a model file that holds its graph; `export` makes it when the file is written. Out: logits. The
+In: a model file that holds its graph; `export` makes it when the file is written. Out: logits. A
 graph holds no weights: they are read from the model file, where there is only one copy of them.
 """
 
@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     import keras
 
 WEIGHTS = "model.weights.h5"  # the member of a .keras file that Keras keeps the weights in
-GRAPH, CONSTANTS = "engine.xml", "engine.bin"  # those that `export` makes
-ABOUT = "engine.json"  # where in WEIGHTS each of the graph's weights is, and more
+# What a graph reads: whole strips (pooling vlad), patches one by one, their windows on a strip.
+STRIPS, PATCHES, ONE_PASS = "engine", "patches", "one_pass"
 MOST_GRAPH = 2**26  # bytes of the graph, unpacked
 MOST_WEIGHTS = 2**30  # bytes of all weights
 KINDS = ("<f2", "<f4")  # that weights are of
@@ -47,6 +47,15 @@ def _openvino() -> ModuleType:
     if sys.modules["openvino.tools.ovc"] is None:
         del sys.modules["openvino.tools.ovc"]  # whoever asks for it by name gets it
     return openvino
+
+
+def members(graph: str) -> tuple[str, str, str]:
+    """The parts of a model file that ``graph`` is: it, its constants, and what is known of it.
+
+    The last says where in WEIGHTS each of its weights is, for ONE_PASS also ``stride``, of its
+    feature map, px, and ``shift``, what its logits lack of those patch by patch.
+    """
+    return f"{graph}.xml", f"{graph}.bin", f"{graph}.json"
 
 
 def places(network: "keras.Model") -> list[str]:
@@ -81,13 +90,17 @@ def spans(model: Path, names: Sequence[str]) -> list[tuple[int, str, tuple[int, 
 
 
 def export(
-    reader: "keras.Model", model: Path, names: Sequence[str], stride: int, shift: Sequence[float]
-) -> dict:
-    """Further members (name -> bytes) of the file ``model`` of ``reader``, which `Engine` needs.
+    reader: "keras.Model",
+    model: Path,
+    names: Sequence[str],
+    graph: str,
+    about: Mapping[str, Any],
+) -> dict[str, bytes]:
+    """The `members` of ``graph``, of ``reader``, for the file ``model``: what `Engine` needs.
 
-    ``names``: the `places` of ``reader.weights``; ``stride``: of its feature map, px; ``shift``: of
-    its logits, what they lack of those patch by patch, or empty. None where
-    OpenVINO is missing; it reads TensorFlow's graphs, so another backend exports nothing either.
+    ``names``: the `places` of ``reader.weights``; ``about``: what else is known of the graph. None
+    where OpenVINO is missing; it reads TensorFlow's graphs, so another backend exports nothing
+    either.
     """
     import keras
 
@@ -114,55 +127,50 @@ def export(
     specs = [tf.TensorSpec(item.shape, item.dtype, name=item.name) for item in reader.inputs]
     for i, item in enumerate([*trainable, *others]):
         specs.append(tf.TensorSpec(item.shape, item.dtype, name=f"weight{i}"))
-    graph = convert_model(tf.function(logits, input_signature=specs, autograph=False))
+    converted = convert_model(tf.function(logits, input_signature=specs, autograph=False))
     with tempfile.TemporaryDirectory() as folder:
-        files = [Path(folder) / name for name in (GRAPH, CONSTANTS)]
-        openvino.serialize(graph, *map(str, files))
-        members = {file.name: file.read_bytes() for file in files}
-    about = {"spans": order, "stride": stride, "shift": [float(value) for value in shift]}
-    return members | {ABOUT: json.dumps(about).encode()}
+        files = [Path(folder) / name for name in members(graph)]
+        openvino.serialize(converted, *map(str, files[:2]))
+        files[2].write_text(json.dumps({"spans": order, **about}), "utf-8")
+        return {file.name: file.read_bytes() for file in files}
 
 
-def has_graph(path: Path) -> bool:
-    """Whether the model file ``path`` holds what `Engine` needs."""
+def has_graph(path: Path, graph: str) -> bool:
+    """Whether the model file ``path`` holds what `Engine` needs for ``graph``."""
     with zipfile.ZipFile(path) as archive:
-        return {GRAPH, CONSTANTS, ABOUT} <= set(archive.namelist())
+        return set(members(graph)) <= set(archive.namelist())
 
 
 def shift_of(path: Path) -> list[float]:
-    """What the logits of the graph in the model file ``path`` lack; empty: nothing is known."""
-    with zipfile.ZipFile(path) as archive:
-        try:
-            if archive.getinfo(ABOUT).file_size > MOST_GRAPH:
-                return []
-            return list(json.loads(archive.read(ABOUT))["shift"])
-        except (ValueError, KeyError, TypeError):  # no graph, damaged, or of before there was one
-            return []
+    """What the logits of ONE_PASS in the model file ``path`` lack; empty: there is none."""
+    if not has_graph(path, ONE_PASS):
+        return []
+    return _read(path, ONE_PASS)[2]["shift"]
 
 
-def _members(path: Path) -> tuple[bytes, bytes, dict, bytes]:
+def _read(path: Path, graph: str) -> tuple[bytes, bytes, dict, bytes]:
     """Graph, constants, what is known about them, and the weights; raises Problem."""
-    if not has_graph(path):
+    if not has_graph(path, graph):
         raise Problem(f"{path}: holds no graph for OpenVINO; predict with --engine keras")
     with zipfile.ZipFile(path) as archive:
-        own = [archive.getinfo(name) for name in (GRAPH, CONSTANTS, ABOUT)]
+        own = [archive.getinfo(name) for name in members(graph)]
         if sum(item.file_size for item in own) > MOST_GRAPH:
             raise Problem(
                 f"{path}: its graph has more than {MOST_GRAPH >> 20} MiB; predict with "
                 "--engine keras"
             )
-        graph, constants, about = (archive.read(item) for item in own)
+        network, constants, about = (archive.read(item) for item in own)
         if archive.getinfo(WEIGHTS).file_size > MOST_WEIGHTS:
             raise Problem(f"{path}: its weights are more than {MOST_WEIGHTS >> 20} MiB")
-        return graph, constants, json.loads(about), archive.read(WEIGHTS)
+        return network, constants, json.loads(about), archive.read(WEIGHTS)
 
 
-def _bound(core: Any, path: Path) -> tuple[Any, dict]:
-    """(the graph in ``path`` with the weights of that file as constants, what is known of it)."""
+def _bound(core: Any, path: Path, graph: str) -> tuple[Any, dict]:
+    """(``graph`` of ``path`` with the weights of that file as constants, what is known of it)."""
     from openvino import opset13
 
-    graph, constants, about, weights = _members(path)
-    network, shared = core.read_model(graph, constants), False
+    described, constants, about, weights = _read(path, graph)
+    network, shared = core.read_model(described, constants), False
     for parameter in network.get_parameters():
         name = parameter.output(0).get_any_name()
         if not name.startswith("weight"):
@@ -207,15 +215,18 @@ class Engine:
     for each of the first `MOST_SIZES` sizes that come, and then once for all others.
     """
 
-    def __init__(self, path: Path, streams: int = 1, precision: str | None = None) -> None:
+    def __init__(
+        self, path: Path, graph: str = STRIPS, streams: int = 1, precision: str | None = None
+    ) -> None:
         """``precision``: f32 or bf16; None: bf16 where the processor has it.
 
-        Raises Problem if ``path`` holds no graph or a damaged one; ImportError without OpenVINO.
+        Raises Problem if ``path`` lacks ``graph`` or holds a damaged one; ImportError without
+        OpenVINO.
         """
         core = _openvino().Core()
         try:
-            network, about = _bound(core, path)
-            self.stride = int(about["stride"])
+            network, about = _bound(core, path, graph)
+            self.stride = int(about.get("stride", 0))
             shift = np.array(about.get("shift", []), np.float32)
             self.shift = shift if shift.size else np.zeros(1, np.float32)
             if self.shift.shape not in ((1,), (network.output(0).partial_shape[-1].get_length(),)):
@@ -239,18 +250,19 @@ class Engine:
 
     def _request(self, sizes: Sizes) -> Any:
         """What labels inputs of ``sizes`` in this thread."""
-        with self.lock:
-            if sizes not in self.compiled and len(self.compiled) < MOST_SIZES:
-                fixed = self.network.clone()
-                fixed.reshape(dict(enumerate(sizes)))
-                self.compiled[sizes] = self.core.compile_model(fixed, "CPU", self.how)
-            elif sizes not in self.compiled:
-                sizes = ANY
-                if ANY not in self.compiled:
-                    self.compiled[ANY] = self.core.compile_model(self.network, "CPU", self.how)
         requests = self.own.__dict__
         if sizes not in requests:
-            requests[sizes] = self.compiled[sizes].create_infer_request()
+            with self.lock:  # others go on meanwhile with what they have
+                new = sizes not in self.compiled
+                at = ANY if new and len(self.compiled) >= MOST_SIZES else sizes
+                if at not in self.compiled:
+                    network = self.network.clone()
+                    if at:
+                        network.reshape(dict(enumerate(at)))
+                    self.compiled[at] = self.core.compile_model(network, "CPU", self.how)
+            if at not in requests:
+                requests[at] = self.compiled[at].create_infer_request()
+            requests[sizes] = requests[at]
         return requests[sizes]
 
     def __call__(self, *inputs: np.ndarray) -> np.ndarray:

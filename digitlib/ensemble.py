@@ -15,7 +15,6 @@ import pandas as pd
 
 from digitlib import cores, evaluate, model, patches, predict, progress_bar, strips, vlad
 from digitlib.dataset import Page
-from digitlib.engine import Engine
 from digitlib.results import combine
 from digitlib.settings import Settings
 
@@ -80,23 +79,19 @@ def one_pass_shift(
     return np.mean(apart, axis=0).tolist()
 
 
-def in_one_pass(
-    ballots: Sequence[Votes],
-    pages: Sequence[Page],
-    file: Path,
-    settings: Settings,
-    progress: bool = True,
+def by_engine(
+    ballots: Sequence[Votes], pages: Sequence[Page], file: Path, engine: str, progress: bool = True
 ) -> list[Votes]:
-    """What the same patches say if the backbone sees each strip once: `predict.one_pass`.
+    """What the same patches say by another of `predict.ENGINES`.
 
-    ``file``: the model file of the network that gave ``ballots``, with its graph (else Problem).
+    ``file``: the model file of the network that gave ``ballots``, with its graphs (else Problem).
     """
-    engine, found = Engine(file), []
+    read, found = predict.reader(file, engine)[0], []
     cv2.setNumThreads(cores())
-    bar = progress_bar(pages, progress, desc="labelling", unit="image")
+    bar = progress_bar(pages, progress, desc=engine, unit="image")
     for ballot, page in zip(ballots, bar, strict=True):
         start = time.perf_counter()
-        logits = predict.one_pass(engine, page, settings)
+        logits = read(page)
         found.append(replace(ballot, logits=logits, seconds=time.perf_counter() - start))
     return found
 
@@ -118,26 +113,33 @@ def evaluated(
     return table, probabilities
 
 
-def one_pass_compared(
+def engines_compared(
     result: pd.DataFrame,
     ballots: Sequence[Votes],
     pages: Sequence[Page],
     classes: list[str],
     settings: Settings,
     file: Path,
-) -> tuple[pd.DataFrame, dict[str, float]]:
-    """``result``, of ``ballots``, beside the result of `in_one_pass`.
+) -> pd.DataFrame:
+    """``result``, of ``ballots`` by Keras, beside what the graphs of ``file`` say: `by_engine`.
 
-    A row each way: right, and ms an image (median, from memory to logits); and
-    `evaluate.compare` of the two, with ``same``, how many labels are.
+    A row an engine: right; same, how many labels are those of Keras; p, of McNemar's exact test of
+    the two (`evaluate.compare`); and ms an image (median, from memory to logits).
     """
-    once, _ = evaluated(pages, in_one_pass(ballots, pages, file, settings), classes, settings)
-    exact = "in one pass" if settings.pooling == "vlad" else "patch by patch"
-    ways = {f"{exact}, Keras": result, "in one pass, OpenVINO": once}
-    rows = [(evaluate.is_correct(w).sum(), 1000 * w["seconds"].median()) for w in ways.values()]
-    same = int((result["predicted"] == once["predicted"]).sum())
-    table = pd.DataFrame(rows, index=list(ways), columns=["right", "ms"])
-    return table, evaluate.compare(result, once, settings.seed) | {"same": same}
+    results = {"keras": result}
+    for engine in ["openvino"] if settings.pooling == "vlad" else ["openvino", "one-pass"]:
+        said = by_engine(ballots, pages, file, engine)
+        results[engine], _ = evaluated(pages, said, classes, settings)
+    rows = {
+        engine: {
+            "right": evaluate.is_correct(own).sum(),
+            "same": (own["predicted"] == result["predicted"]).sum(),
+            "p": evaluate.compare(result, own, settings.seed)["mcnemar_p"],
+            "ms": 1000 * own["seconds"].median(),
+        }
+        for engine, own in results.items()
+    }
+    return pd.DataFrame(rows.values(), index=pd.Index(rows, name="engine"))
 
 
 def accuracy_by_count(

@@ -201,18 +201,34 @@ def _grey(layer: keras.layers.Layer) -> keras.layers.Layer:
     return kind.from_config(layer.get_config())
 
 
+def _seen(size: int | None, settings: Settings) -> tuple[keras.KerasTensor, keras.KerasTensor]:
+    """Input (n, size, size, 1) bytes, and the features (n, h, w, c) of an untrained backbone."""
+    grey = keras.Input((size, size, 1), dtype="uint8", name="grey")
+    patches = trunk(settings.input_size, settings.width, settings.layer)
+    # Not built for another size, but copied: its convolutions pad as they do on a patch.
+    core = keras.models.clone_model(patches, keras.Input((size, size, 1)), clone_function=_grey)
+    return grey, core(keras.layers.Rescaling(1 / 127.5, offset=-1)(grey))
+
+
+def one_by_one(n_classes: int, settings: Settings) -> keras.Model:
+    """The network that labels patches (n, s, s, 1) uint8 -> logits (n, classes), for its graph.
+
+    Untrained. Its weights are those of `Network.whole`, which it equals.
+    """
+    patches, features = _seen(settings.input_size, settings)
+    pooled = keras.layers.GlobalAveragePooling2D()(features)
+    logits = keras.layers.Dense(n_classes, name="logits")(spread()(pooled))
+    return keras.Model(patches, logits, name="one_by_one")
+
+
 def one_pass(n_classes: int, settings: Settings) -> keras.Model:
     """The network that labels windows of a whole strip, the backbone run once; untrained.
 
     [strips (n, h, w, 1), windows (n, m, h', w')] -> logits (n, m, classes): a window says how much
     each position of the feature map (h', w') counts. Its weights are those of `Network.whole`.
     """
-    strips = keras.Input((None, None, 1), dtype="uint8", name="strips")
+    strips, features = _seen(None, settings)
     windows = keras.Input((None, None, None), name="windows")
-    patches = trunk(settings.input_size, settings.width, settings.layer)
-    # Not built for any size, but copied: its convolutions pad as they do on a patch.
-    core = keras.models.clone_model(patches, keras.Input((None, None, 1)), clone_function=_grey)
-    features = core(keras.layers.Rescaling(1 / 127.5, offset=-1)(strips))
     pooled = keras.ops.einsum("nmhw,nhwc->nmc", windows, features)
     logits = keras.layers.Dense(n_classes, name="logits")(spread()(pooled))
     return keras.Model([strips, windows], logits, name="one_pass")
@@ -248,6 +264,20 @@ def temper(network: keras.Model, temperature: float) -> None:
             layer.set_weights([values / temperature for values in layer.get_weights()])
 
 
+def _graphs(
+    bare: keras.Model, settings: Settings, shift: Sequence[float]
+) -> list[tuple[str, keras.Model, dict]]:
+    """The graphs that the file of ``bare`` is to hold: name, network, what is known of it."""
+    if settings.pooling == "vlad":
+        return [(engine.STRIPS, bare, {})]
+    once = {"stride": stride(settings), "shift": [float(value) for value in shift]}
+    n_classes = bare.output_shape[-1]
+    return [
+        (engine.PATCHES, one_by_one(n_classes, settings), {}),
+        (engine.ONE_PASS, one_pass(n_classes, settings), once),
+    ]
+
+
 def save(
     network: keras.Model,
     classes: list[str],
@@ -258,7 +288,7 @@ def save(
 ) -> Path:
     """Write ``network`` as a `.keras` file with its card inside; ``about``: what is known of it.
 
-    ``shift``: `ensemble.one_pass_shift`, without which `predict` keeps to patches one by one.
+    ``shift``: `ensemble.one_pass_shift`, which one pass over a strip is corrected by.
     Any Keras can load the file; one that reads whole strips (pooling vlad) needs `digitlib.vlad`.
     """
     card = {"classes": classes, "settings": asdict(settings), "about": dict(about or {})}
@@ -267,10 +297,9 @@ def save(
         bare = shell(len(classes), settings)
         bare.set_weights(network.get_weights())
         bare.save(aside)
-        reader = bare if settings.pooling == "vlad" else one_pass(len(classes), settings)
-        places = engine.places(bare)
-        members = engine.export(reader, aside, places, stride(settings), shift)
-        members |= {CARD: json.dumps(card)}
+        places, members = engine.places(bare), {CARD: json.dumps(card)}
+        for graph, reader, known in _graphs(bare, settings, shift):
+            members |= engine.export(reader, aside, places, graph, known)
         with zipfile.ZipFile(aside, "a", zipfile.ZIP_DEFLATED) as archive:
             for name, content in members.items():
                 archive.writestr(name, content)

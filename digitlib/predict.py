@@ -15,22 +15,36 @@ import numpy as np
 
 from digitlib import Problem, cores, progress_bar
 from digitlib.dataset import Page, image_files, raise_all, read_page
-from digitlib.engine import Engine, has_graph, shift_of
-from digitlib.patches import ensemble_centres, windows
+from digitlib.engine import ONE_PASS, PATCHES, STRIPS, Engine, has_graph
+from digitlib.patches import cut_all, ensemble_centres, windows
 from digitlib.results import combine, result_rows, write_rows
 from digitlib.settings import Settings
 from digitlib.shipped import read_card
 from digitlib.strips import enhance, network_inputs, test_strips
 
-ENGINES = ("auto", "openvino", "keras")
+ENGINES = ("auto", "openvino", "one-pass", "keras")
+MOST_PIXELS = 2**19  # of patches that go through the network at once: more wait for memory
 
 Reader = Callable[[Page], np.ndarray]  # an image's logits (n_strips, n_patches, classes)
 
 
+def whole_strips(engine: Engine, page: Page, settings: Settings) -> np.ndarray:
+    """Logits (1, 1, classes) of ``page`` by STRIPS."""
+    return engine(*network_inputs(enhance(page.image, settings), settings))[None]
+
+
+def patch_by_patch(engine: Engine, page: Page, settings: Settings) -> np.ndarray:
+    """Logits (n_strips, n_patches, classes) of ``page`` by PATCHES: what `ensemble.vote` says."""
+    at_once, logits = max(1, MOST_PIXELS // settings.input_size**2), []
+    for i, strip in enumerate(test_strips(page, settings)):
+        batch = cut_all(strip, ensemble_centres(strip, settings, i), settings)
+        parts = (batch[k : k + at_once] for k in range(0, len(batch), at_once))
+        logits.append(np.concatenate([engine(part) for part in parts]))
+    return np.stack(logits)
+
+
 def one_pass(engine: Engine, page: Page, settings: Settings) -> np.ndarray:
-    """Logits (n_strips, n_patches, classes) of ``page``: the backbone sees every strip once."""
-    if settings.pooling == "vlad":
-        return engine(*network_inputs(enhance(page.image, settings), settings))[None]
+    """The same by ONE_PASS, nearly: the backbone sees every strip once."""
     logits = []
     for i, strip in enumerate(test_strips(page, settings)):
         centres = ensemble_centres(strip, settings, i)
@@ -39,37 +53,40 @@ def one_pass(engine: Engine, page: Page, settings: Settings) -> np.ndarray:
     return np.stack(logits)
 
 
-def chosen(engine: str, model: Path) -> str:
-    """openvino or keras: ``engine`` as it is; for auto OpenVINO, if it can and its labels hold.
+WAYS = {STRIPS: whole_strips, PATCHES: patch_by_patch, ONE_PASS: one_pass}
 
-    Those of patches (pooling average) do with the graph's shift: `ensemble.one_pass_shift`. Raises
-    Problem.
-    """
+
+def chosen(engine: str, model: Path) -> str:
+    """The graph of ``model`` that ``engine`` asks for, or keras; raises Problem."""
     if engine not in ENGINES:
         raise Problem(f"--engine must be one of {', '.join(ENGINES)}, not {engine!r}")
+    graph = ONE_PASS if engine == "one-pass" else PATCHES
+    if read_card(model)[1].pooling == "vlad":
+        graph = STRIPS
     there = importlib.util.find_spec("openvino") is not None
-    if engine == "openvino" and not there:
+    if engine == "keras" or engine == "auto" and not (there and has_graph(model, graph)):
+        return "keras"
+    if not there:
         raise Problem("OpenVINO is not installed (pip install openvino); or use --engine keras")
-    if engine == "auto":
-        holds = has_graph(model) and (read_card(model)[1].pooling == "vlad" or shift_of(model))
-        return "openvino" if there and holds else "keras"
-    return engine
+    return graph
 
 
 def reader(model: Path, engine: str = "auto", streams: int = 1) -> tuple[Reader, int]:
     """(what reads an image with ``model``, how many threads are to call it).
 
-    ``engine``: openvino, keras (exact: one patch after the other), or auto.
+    ``engine``: openvino; one-pass (patches too: faster where they are large, and nearly the same);
+    keras; or auto, the first of openvino and keras that can.
     """
-    if chosen(engine, model) == "keras":
+    graph = chosen(engine, model)
+    if graph == "keras":
         from digitlib import ensemble
         from digitlib import model as models
 
         network, _, settings = models.load(model)
         return lambda page: ensemble.vote(network, page, settings).logits, 1
-    settings, compiled = read_card(model)[1], Engine(model, streams)
+    settings, compiled, way = read_card(model)[1], Engine(model, graph, streams), WAYS[graph]
     # While one image is labelled, another is read from its file.
-    return lambda page: one_pass(compiled, page, settings), 2 * streams if streams > 1 else 1
+    return lambda page: way(compiled, page, settings), 2 * streams if streams > 1 else 1
 
 
 def predict_files(

@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from digitlib import Problem, engine, ensemble, model, vlad
+from digitlib import Problem, engine, ensemble, model, predict, vlad
 from digitlib.engine import Engine
 from digitlib.patches import cut_all, windows
-from digitlib.predict import chosen, one_pass, predict_files
+from digitlib.predict import chosen, patch_by_patch, predict_files, whole_strips
 from digitlib.settings import Settings
 from digitlib.strips import GRID, WIDE, Strip, enhance, network_input
 
@@ -144,40 +144,55 @@ def test_the_graph_of_whole_strips_gives_the_network_s_logits(
     assert len(read.compiled) == compiled
 
 
-def test_the_graph_of_patches_gives_one_pass_s_logits(average, digits):
+def test_the_graph_of_one_pass_gives_its_logits(average, digits):
     network, settings, path = average
     reader = model.one_pass(3, settings)
     reader.set_weights(network.get_weights())
-    read = Engine(path, precision="f32")
+    read = Engine(path, engine.ONE_PASS, precision="f32")
     strip = Strip(enhance(digits.test[0].image, settings), *"aaa")
     inputs = windows(strip, np.array([[100.0, 80.0], [300.5, 150.2]]), settings, read.stride)
     inputs = [item[None] for item in inputs]
-    np.testing.assert_allclose(read(*inputs), reader.predict_on_batch(inputs), atol=1e-4)
+    np.testing.assert_allclose(read(*inputs), reader.predict_on_batch(inputs), atol=1e-6)
 
 
-def test_both_ways_are_compared_image_by_image(whole, average, digits, hands):
-    """A network of whole strips has the same labels both ways; one of patches as many votes."""
-    network, settings, path = whole
-    ballots = ensemble.votes(network, hands.test, settings, progress=False)
-    result, _ = ensemble.evaluated(hands.test, ballots, hands.classes, settings)
-    table, pair = ensemble.one_pass_compared(
-        result, ballots, hands.test, hands.classes, settings, path
-    )
-    right = (result["actual"] == result["predicted"]).sum()
-    assert table["right"].tolist() == [right, right] and (table["ms"] > 0).all()
-    assert pair["same"] == pair["n"] == len(hands.test) and pair["mcnemar_p"] == 1
-
+@pytest.mark.parametrize("most", [1, 10_000, 2**19])  # pixels at once: a patch, a few, all
+def test_the_graph_of_patches_gives_the_network_s_logits(most, average, digits, monkeypatch):
+    monkeypatch.setattr(predict, "MOST_PIXELS", most)
     network, settings, path = average
-    exact = ensemble.votes(network, digits.test[:2], settings, progress=False)
-    once = ensemble.in_one_pass(exact, digits.test[:2], path, settings, progress=False)
-    for a, b in zip(exact, once, strict=True):
+    read = Engine(path, engine.PATCHES, precision="f32")
+    tall = max(digits.test, key=lambda page: page.image.shape[0])
+    exact = ensemble.vote(network, tall, settings).logits
+    assert exact.shape == (2, settings.n_patches, 3) and np.ptp(exact, axis=1).min() > 1e-4
+    np.testing.assert_allclose(patch_by_patch(read, tall, settings), exact, atol=1e-6)
+
+
+def test_engines_are_compared_image_by_image(whole, average, digits, hands):
+    """Keras and the exact graphs have the same labels; one pass has as many votes."""
+    for own, pages, names in (
+        (whole, hands.test, ["keras", "openvino"]),
+        (average, digits.test[:2], ["keras", "openvino", "one-pass"]),
+    ):
+        network, settings, path = own
+        _, classes, _ = model.load(path)
+        ballots = ensemble.votes(network, pages, settings, progress=False)
+        result, _ = ensemble.evaluated(pages, ballots, classes, settings)
+        table = ensemble.engines_compared(result, ballots, pages, classes, settings, path)
+        assert table.index.tolist() == names and (table["ms"] > 0).all()
+        exact, right = (
+            table.loc[["keras", "openvino"]],
+            sum(result["actual"] == result["predicted"]),
+        )
+        assert exact["same"].tolist() == [len(pages)] * 2 and exact["p"].tolist() == [1, 1]
+        assert exact["right"].tolist() == [right] * 2
+    once = ensemble.by_engine(ballots, pages, path, "one-pass", progress=False)
+    for a, b in zip(ballots, once, strict=True):
         assert a.logits.shape == b.logits.shape == (len(a.strips), settings.n_patches, 3)
         np.testing.assert_array_equal(a.centres, b.centres)
 
 
 def test_weights_lie_where_their_spans_say(whole):
     network, settings, path = whole
-    spans = json.loads(zipfile.ZipFile(path).read(engine.ABOUT))["spans"]
+    spans = json.loads(zipfile.ZipFile(path).read("engine.json"))["spans"]
     weights = zipfile.ZipFile(path).read(engine.WEIGHTS)
     assert len({start for start, *_ in spans}) == len(spans) == len(network.weights)
     order = [*network.trainable_variables, *network.non_trainable_variables]
@@ -230,8 +245,8 @@ def without(path, out, *left, **changed):
 
 
 def test_a_model_without_a_graph_is_read_by_keras(whole, hands_folder, tmp_path):
-    path = without(whole[2], tmp_path / "model.keras", engine.GRAPH)
-    assert chosen("auto", whole[2]) == "openvino" and chosen("auto", path) == "keras"
+    path = without(whole[2], tmp_path / "model.keras", "engine.xml")
+    assert chosen("auto", path) == "keras"
     files = [next((hands_folder / "test").iterdir())]
     (row,) = predict_files(files, path, progress=False)
     assert row["predicted"] == predict_files(files, whole[2], progress=False)[0]["predicted"]
@@ -256,7 +271,7 @@ def test_a_damaged_graph_is_a_problem(whole, tmp_path, changed, complaint):
 
 
 def test_weights_of_another_shape_are_refused(whole, tmp_path):
-    about = json.loads(zipfile.ZipFile(whole[2]).read(engine.ABOUT))
+    about = json.loads(zipfile.ZipFile(whole[2]).read("engine.json"))
     about["spans"] = about["spans"][::-1]
     path = without(whole[2], tmp_path / "model.keras", engine_json=json.dumps(about))
     with pytest.raises(Problem, match="do not fit"):
@@ -264,7 +279,7 @@ def test_weights_of_another_shape_are_refused(whole, tmp_path):
 
 
 def test_weights_beyond_the_end_of_the_file_are_refused(whole, tmp_path):
-    about = json.loads(zipfile.ZipFile(whole[2]).read(engine.ABOUT))
+    about = json.loads(zipfile.ZipFile(whole[2]).read("engine.json"))
     about["spans"] = [[10**9, *rest] for _, *rest in about["spans"]]
     path = without(whole[2], tmp_path / "model.keras", engine_json=json.dumps(about))
     with pytest.raises(Problem, match="graph cannot be read"):
@@ -279,17 +294,16 @@ def test_a_graph_out_of_all_proportion_is_not_read(whole, monkeypatch):
 
 def test_one_pass_is_shifted_to_what_patches_say_on_the_average(average, digits, tmp_path):
     network, settings, path = average
-    assert chosen("auto", path) == "keras"  # without a shift labels may differ
     assert ensemble.one_pass_shift(network, digits.train, replace(settings, pooling="vlad")) == []
     shift = ensemble.one_pass_shift(network, digits.train, settings, progress=False)
     own = tmp_path / "model.keras"
     model.save(network, digits.classes, settings, own, shift=shift)
-    assert chosen("auto", own) == "openvino"
+    assert engine.shift_of(path) == [] and engine.shift_of(own) == shift
     tops = [replace(p, image=p.image[: settings.strip_height]) for p in digits.train]
     exact = ensemble.votes(network, tops, settings, progress=False)
     apart = []
     for file in path, own:
-        once = ensemble.in_one_pass(exact, tops, file, settings, progress=False)
+        once = ensemble.by_engine(exact, tops, file, "one-pass", progress=False)
         both = zip(exact, once, strict=True)
         apart.append(np.mean([a.logits - b.logits for a, b in both], axis=(0, 1, 2)))
     np.testing.assert_allclose(apart[0], shift, atol=1e-5)
@@ -297,23 +311,34 @@ def test_one_pass_is_shifted_to_what_patches_say_on_the_average(average, digits,
     assert np.abs(shift).max() > 1e-4
 
 
-@pytest.mark.parametrize("about", ["{", "[]", "3", "{}", '{"shift": 3}', '{"shift": []}'])
-def test_without_a_shift_that_can_be_read_patches_are_labelled_one_by_one(about, average, tmp_path):
-    path = without(average[2], tmp_path / "model.keras", engine_json=about)
-    assert engine.shift_of(path) == [] and chosen("auto", path) == "keras"
-
-
-def test_a_shift_is_kept_and_its_length_checked(average, digits, tmp_path):
+def test_a_shift_is_of_as_many_numbers_as_there_are_classes(average, digits, tmp_path):
     network, settings, _ = average
     path = model.save(network, digits.classes, settings, tmp_path / "a.keras", shift=[1, 2, 3.5])
-    assert engine.shift_of(path) == Engine(path).shift.tolist() == [1, 2, 3.5]
+    assert Engine(path, engine.ONE_PASS).shift.tolist() == [1, 2, 3.5]
     path = model.save(network, digits.classes, settings, tmp_path / "b.keras", shift=[1, 2])
     with pytest.raises(Problem, match="shift"):
-        Engine(path)
+        Engine(path, engine.ONE_PASS)
+
+
+@pytest.mark.parametrize(
+    ("file", "asked", "graph"),
+    [
+        ("whole", "auto", engine.STRIPS),
+        ("whole", "openvino", engine.STRIPS),
+        ("whole", "one-pass", engine.STRIPS),  # which it is
+        ("whole", "keras", "keras"),
+        ("average", "auto", engine.PATCHES),  # exact, so never one pass unless it is asked for
+        ("average", "openvino", engine.PATCHES),
+        ("average", "one-pass", engine.ONE_PASS),
+        ("average", "keras", "keras"),
+    ],
+)
+def test_which_graph_an_engine_is(file, asked, graph, request):
+    assert chosen(asked, request.getfixturevalue(file)[2]) == graph
 
 
 def test_an_unknown_engine_is_refused(whole):
-    with pytest.raises(Problem, match="openvino, keras.*'fast'"):
+    with pytest.raises(Problem, match="openvino, one-pass, keras.*'fast'"):
         chosen("fast", whole[2])
 
 
@@ -327,6 +352,7 @@ def test_other_weights_give_other_labels(whole, hands, tmp_path):
             layer.set_weights([values[..., ::-1] for values in layer.get_weights()])
     turned = model.save(other, hands.classes, settings, tmp_path / "model.keras")
     one, two = (
-        one_pass(Engine(p, precision="f32"), hands.test[0], settings)[0, 0] for p in (path, turned)
+        whole_strips(Engine(p, precision="f32"), hands.test[0], settings)[0, 0]
+        for p in (path, turned)
     )
     np.testing.assert_allclose(one, two[::-1], atol=1e-3 * np.ptp(one))
