@@ -101,12 +101,15 @@ def predict(args: argparse.Namespace) -> int:
         with quiet_start():
             import keras  # noqa: F401
 
-    rows = predict_files(args.images, model, args.out, args.engine)
+    rows = predict_files(args.images, model, args.out, args.engine, sure=args.sure)
     width = max(len(row["filename"]) for row in rows[:SHOWN])
-    for row in rows[:SHOWN]:
-        print(f"{row['filename']:<{width}}  {row['predicted']}  {row['confidence']:.3f}")
+    unsure = [row.get("sure") == "no" for row in rows]
+    for row, mark in zip(rows[:SHOWN], unsure, strict=False):
+        mark = "  not sure" if mark else ""
+        print(f"{row['filename']:<{width}}  {row['predicted']}  {row['confidence']:.3f}{mark}")
     more = f", {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
-    print(f"{len(rows)} images labelled{more} in {args.out}", file=sys.stderr)
+    doubt = f"; not sure of {sum(unsure)}" if any(unsure) else ""
+    print(f"{len(rows)} images labelled{more} in {args.out}{doubt}", file=sys.stderr)
     return 0
 
 
@@ -166,6 +169,14 @@ def index(args: argparse.Namespace) -> int:
 
     print(write_index())
     return 0
+
+
+def confidence(text: str) -> float:
+    """The argument of --sure."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise ValueError
+    return value
 
 
 def parser() -> argparse.ArgumentParser:
@@ -237,6 +248,11 @@ def parser() -> argparse.ArgumentParser:
         "--engine", default="auto",
         help="openvino, keras, or auto: the first of them that can; one-pass: faster where patches "
         "are large, and nearly the same labels",
+    )  # fmt: skip
+
+    sub.add_argument(
+        "--sure", type=confidence, metavar="CONFIDENCE",
+        help="0 to 1: from which on an answer counts as sure (default: what the model's card says)",
     )  # fmt: skip
 
     sub = command(bench, "Measure what a label costs, next to the published procedure.")

@@ -141,13 +141,6 @@ def has_graph(path: Path, graph: str) -> bool:
         return set(members(graph)) <= set(archive.namelist())
 
 
-def shift_of(path: Path) -> list[float]:
-    """What the logits of ONE_PASS in the model file ``path`` lack; empty: there is none."""
-    if not has_graph(path, ONE_PASS):
-        return []
-    return _read(path, ONE_PASS)[2]["shift"]
-
-
 def _read(path: Path, graph: str) -> tuple[bytes, bytes, dict, bytes]:
     """Graph, constants, what is known about them, and the weights; raises Problem."""
     if not has_graph(path, graph):

@@ -257,13 +257,6 @@ def build(n_classes: int, settings: Settings) -> Network:
         keras.config.set_dtype_policy(policy)
 
 
-def temper(network: keras.Model, temperature: float) -> None:
-    """Divide the logits of ``network`` by ``temperature``, in its weights (Guo et al. 2017)."""
-    for layer in network.layers:
-        if layer.name.startswith("logits"):
-            layer.set_weights([values / temperature for values in layer.get_weights()])
-
-
 def _graphs(
     bare: keras.Model, settings: Settings, shift: Sequence[float]
 ) -> list[tuple[str, keras.Model, dict]]:

@@ -19,7 +19,7 @@ from digitlib.engine import ONE_PASS, PATCHES, STRIPS, Engine, has_graph
 from digitlib.patches import cut_all, ensemble_centres, windows
 from digitlib.results import combine, result_rows, write_rows
 from digitlib.settings import Settings
-from digitlib.shipped import read_card
+from digitlib.shipped import read_card, sure_from
 from digitlib.strips import enhance, network_inputs, test_strips
 
 ENGINES = ("auto", "openvino", "one-pass", "keras")
@@ -95,13 +95,17 @@ def predict_files(
     out: Path | None = None,
     engine: str = "auto",
     progress: bool = True,
+    sure: float | None = None,
 ) -> list[dict]:
     """`results.result_rows` of images (files, or folders of them); to ``out`` too, if given.
 
-    Raises Problem, naming all files that cannot be read, and then writes nothing.
+    ``sure``: the confidence from which on an answer counts as sure (a column: yes or no); by
+    default what the model's card says, and if that says nothing there is no such column. Raises
+    Problem, naming all files that cannot be read, and then writes nothing.
     """
     files = image_files(paths)
-    classes, settings, _ = read_card(model)
+    classes, settings, about = read_card(model)
+    sure = sure_from(about) if sure is None else sure
     read, threads = reader(model, engine, min(cores(), len(files)))
     cv2.setNumThreads(1 if threads > 1 else cores())
 
@@ -128,13 +132,12 @@ def predict_files(
         answers = list(answers)
     raise_all([answer for answer in answers if isinstance(answer, str)], "the images")
     columns = {key: [answer[key] for answer in answers] for key in answers[0]}
-    rows = result_rows(
-        [file.name for file in files],
-        columns.pop("label"),
-        np.stack(columns.pop("probabilities")),
-        classes,
-        **columns,
-    )
+    labels, probabilities = columns.pop("label"), np.stack(columns.pop("probabilities"))
+    if sure is not None:
+        own = np.where(probabilities.max(axis=1) >= sure, "yes", "no")
+        columns = {"sure": own.tolist()} | columns
+    names = [file.name for file in files]
+    rows = result_rows(names, labels, probabilities, classes, **columns)
     if out:
         write_rows(rows, out)
     return rows

@@ -4,13 +4,13 @@ In: `.keras` files that hold a card, as JSON. Out: the card, checked; no network
 """
 
 import json
-import statistics
+import math
 import zipfile
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 
 import digitlib
-from digitlib import Problem
+from digitlib import Problem, whole_file
 from digitlib.pages import read_json
 from digitlib.settings import Settings
 
@@ -22,6 +22,7 @@ DATA = {  # what a model's classes are, by the data set it learnt from
     "digits": "generated pages, one a number: the classes are 01 to 70 as numbers",
     "hands": "generated pages, one a hand: the classes are made-up writers",
 }
+SURE = "sure from"  # what the card calls the confidence from which on answers count as sure
 MOST_BYTES = 2**30  # of a model file, unpacked
 
 
@@ -71,17 +72,22 @@ def find(name: str | Path) -> Path:
     )
 
 
+def sure_from(about: Mapping[str, str]) -> float | None:
+    """The confidence from which on no held-out answer was wrong, by a card; None: not known."""
+    try:
+        confidence = float(about[SURE].split()[0])
+    except (KeyError, ValueError, IndexError):
+        return None
+    return confidence if 0 <= confidence <= 1 else None
+
+
 def ship(run: str, name: str, limits: str = "") -> Path:
     """Put the model of reports/``run`` among the shipped ones; its card: what the run found.
 
-    One that reads whole strips gets the temperature that its folds' thirds of bands ask for.
     Raises Problem if the run has no model, or was not cross-validated (notebook 08_folds).
     """
-    from digitlib import engine, model  # loads Keras
-
-    own = find(run)
-    network, classes, settings = model.load(own)
-    folder = digitlib.REPORTS / run
+    own, folder = find(run), digitlib.REPORTS / run
+    _, settings, _ = read_card(own)
     notebooks = read_json(folder / "metrics.json").get("notebooks", {})
     if not {"03_training", "08_folds"} <= set(notebooks):
         raise Problem(f"{folder}: run notebooks 03 and 08 first: report --notebooks '03 08'")
@@ -100,11 +106,22 @@ def ship(run: str, name: str, limits: str = "") -> Path:
         "trained in": f"{seconds / 60:.0f} minutes on {notebooks['03_training']['device']}",
         "limits": limits,
     }
-    about = {key: value for key, value in about.items() if value}
-    heats = [row["temperature"] for row in folds["variants"] if row["part"] == "third"]
-    if heats and settings.pooling == "vlad":
-        heat = statistics.median(heats)
-        model.temper(network, heat)
-        settings = replace(settings, temperature=settings.temperature * heat)
-    shift = engine.shift_of(own)
-    return model.save(network, classes, settings, FOLDER / f"{name}.keras", about, shift)
+    if folds.get("coverage_of_thirds"):
+        confidence = math.ceil(folds["threshold_of_thirds"] * 1e4) / 1e4
+        about[SURE] = (
+            f"{confidence:.4f} (confidence that {folds['coverage_of_thirds']:.1%} of the thirds of "
+            "held-out bands, in any pen, size and slant, have, and none of these was wrong)"
+        )
+    with whole_file(FOLDER / f"{name}.keras") as aside:
+        write_card(own, aside, {key: value for key, value in about.items() if value})
+    return FOLDER / f"{name}.keras"
+
+
+def write_card(model: Path, out: Path, about: Mapping[str, str]) -> None:
+    """Copy the file ``model`` to ``out``, with what is known about it replaced by ``about``."""
+    with zipfile.ZipFile(model) as old, zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as new:
+        for member in old.infolist():
+            content = old.read(member)
+            if member.filename == CARD:
+                content = json.dumps(json.loads(content) | {"about": dict(about)})
+            new.writestr(member, content)

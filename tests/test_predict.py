@@ -16,8 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from digitlib import Problem, engine, ensemble, model, predict, vlad
+from digitlib import Problem, engine, ensemble, model, predict, shipped, vlad
+from digitlib.__main__ import main
 from digitlib.engine import Engine
+from digitlib.evaluate import read_result_csv
 from digitlib.patches import cut_all, windows
 from digitlib.predict import chosen, patch_by_patch, predict_files, whole_strips
 from digitlib.settings import Settings
@@ -215,6 +217,23 @@ def test_a_folder_is_labelled_as_keras_labels_it(whole, hands, hands_folder, tmp
         assert one["confidence"] == pytest.approx(two["confidence"], abs=0.05)
 
 
+def test_answers_below_a_confidence_are_not_sure(whole, hands_folder, tmp_path, capsys):
+    images, file, out = [hands_folder / "test"], tmp_path / "model.keras", tmp_path / "r.csv"
+    plain = predict_files(images, whole[2], progress=False)
+    assert "sure" not in plain[0]  # nobody has said from when on
+    middle = sorted(row["confidence"] for row in plain)[len(plain) // 2]
+    shipped.write_card(whole[2], file, {shipped.SURE: f"{middle - 1e-9} (by hand)"})
+    for row in predict_files(images, file, progress=False):
+        assert row["sure"] == ("yes" if row["confidence"] >= middle - 1e-9 else "no")
+    assert main(["predict", str(images[0]), "--model", str(file), "--out", str(out)]) == 0
+    said = capsys.readouterr()
+    assert said.out.count("  not sure") == len(plain) // 2
+    assert f"; not sure of {len(plain) // 2}" in said.err
+    rows = read_result_csv(out)
+    assert (rows["sure"] == "no").sum() == len(plain) // 2
+    assert {row["sure"] for row in predict_files(images, file, progress=False, sure=0.0)} == {"yes"}
+
+
 def test_labels_need_neither_keras_nor_tensorflow(whole, hands_folder, tmp_path):
     code = (
         "import sys; from digitlib.__main__ import main; "
@@ -298,7 +317,6 @@ def test_one_pass_is_shifted_to_what_patches_say_on_the_average(average, digits,
     shift = ensemble.one_pass_shift(network, digits.train, settings, progress=False)
     own = tmp_path / "model.keras"
     model.save(network, digits.classes, settings, own, shift=shift)
-    assert engine.shift_of(path) == [] and engine.shift_of(own) == shift
     tops = [replace(p, image=p.image[: settings.strip_height]) for p in digits.train]
     exact = ensemble.votes(network, tops, settings, progress=False)
     apart = []

@@ -89,28 +89,43 @@ def test_the_shipped_model_reads_the_hands_that_it_learnt(reference):
     assert np.median(probabilities.max(axis=1)) > 0.5
 
 
-def test_a_run_is_shipped_with_the_temperature_that_its_folds_ask_for(home, tiny, monkeypatch):
-    """Of thirds at 2, 4 and 100 the median: all logits are a quarter of what they were."""
-    settings = replace(tiny, pooling="vlad", codebooks=1, clusters=2, components=2, whitened=9)
-    network = model.whole_strips(3, settings)
+@pytest.mark.parametrize(
+    ("threshold", "coverage", "sure"),
+    [
+        (0.98765, 0.9, 0.9877),  # rounded up, so that it stays safe
+        (0.9999999, 0.1, 1.0),
+        (None, 0.0, None),  # the surest answer was wrong
+    ],
+)
+def test_a_run_is_shipped_with_what_its_folds_found(
+    threshold, coverage, sure, home, tiny, monkeypatch
+):
     run = digitlib.REPORTS / "mine"
-    own = model.save(network, ["a", "b", "c"], settings, run / "model.keras")
-    row = {"right": 9, "images": 9, "accuracy": 1.0, "low": 0.7, "high": 1.0, "temperature": 0.001}
-    thirds = [row | {"part": "third", "temperature": heat} for heat in (100.0, 2.0, 4.0)]
-    variants = [row | {"part": "whole"}, *thirds]
-    notebooks = {
-        "03_training": {
-            "numbers": {"seconds": {"all": 60}},
-            "parameters": {"weights": "none"},
-            "device": "cpu:0",
-        },
-        "08_folds": {"numbers": {"folds": 3, "folds_run": 1, "variants": variants}},
-    }
+    network = model.build(3, tiny).whole
+    own = model.save(network, ["a", "b", "c"], tiny, run / "model.keras")
+    row = {"right": 9, "images": 9, "accuracy": 1.0, "low": 0.7, "high": 1.0}
+    variants = [row | {"part": "whole"}, row | {"part": "third", "right": 8}]
+    found = {"folds": 3, "folds_run": 1, "variants": variants}
+    found |= {"threshold_of_thirds": threshold, "coverage_of_thirds": coverage}
+    training = {"numbers": {"seconds": {"all": 60}}, "parameters": {"weights": "none"}}
+    notebooks = {"03_training": training | {"device": "cpu:0"}, "08_folds": {"numbers": found}}
     (run / "metrics.json").write_text(json.dumps({"notebooks": notebooks}), "utf-8")
     monkeypatch.setattr(shipped, "FOLDER", home / "weights")
-    path = shipped.ship("mine", "ours", "none")
-    cooled, classes, shown = model.load(path)
-    assert (shown.temperature, classes) == (4 * settings.temperature, ["a", "b", "c"])
-    strip = np.random.default_rng(1).integers(0, 256, (1, 2, 64, 256), np.uint8)
-    before, after = (net.predict_on_batch(strip) for net in (model.load(own)[0], cooled))
-    np.testing.assert_allclose(after, np.asarray(before) / 4, rtol=1e-4, atol=1e-6)
+    path = shipped.ship("mine", "ours", "none but these")
+    classes, settings, about = shipped.read_card(path)
+    assert (classes, settings) == shipped.read_card(own)[:2]
+    assert "9 of 9 held-out bands" in about["cross-validated"] and "8 of 9" in str(about)
+    assert about["limits"] == "none but these" and shipped.sure_from(about) == sure
+    with zipfile.ZipFile(own) as one, zipfile.ZipFile(path) as two:  # all else is the same
+        assert one.namelist() == two.namelist()
+        for name in set(one.namelist()) - {shipped.CARD}:
+            assert one.read(name) == two.read(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "confidence"),
+    [("0.5 (of two)", 0.5), ("1", 1.0), ("0", 0.0), ("1.1", None), ("nan", None), ("-1", None)]
+    + [("", None), ("soon", None), (None, None)],
+)
+def test_from_when_on_a_card_calls_answers_sure(text, confidence):
+    assert shipped.sure_from({} if text is None else {shipped.SURE: text}) == confidence
