@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -47,6 +47,53 @@ def _openvino() -> ModuleType:
     if sys.modules["openvino.tools.ovc"] is None:
         del sys.modules["openvino.tools.ovc"]  # whoever asks for it by name gets it
     return openvino
+
+
+def _converter() -> ModuleType | None:
+    """OpenVINO, where it can read the networks of this process: TensorFlow's."""
+    import keras
+
+    try:
+        return _openvino() if keras.backend.backend() == "tensorflow" else None
+    except ImportError:
+        return None
+
+
+def compiled(network: "keras.Model") -> Callable[[list[np.ndarray]], Any] | None:
+    """What takes inputs of any size and gives the outputs of ``network``, its weights as they are.
+
+    On a CPU that takes less than half of the time that Keras takes. None where there is a GPU, no
+    OpenVINO, or another backend than TensorFlow.
+    """
+    import keras
+
+    openvino = _converter()
+    if openvino is None or keras.distribution.list_devices("gpu"):
+        return None
+    import tensorflow as tf
+    from openvino.tools.ovc import convert_model
+
+    nested = None  # the outputs' structure
+
+    def outputs(*inputs: tf.Tensor) -> list[tf.Tensor]:
+        nonlocal nested
+        nested = network(list(inputs) if len(inputs) > 1 else inputs[0], training=False)
+        return keras.tree.flatten(nested)
+
+    specs = [tf.TensorSpec(item.shape, item.dtype, name=item.name) for item in network.inputs]
+    graph = convert_model(tf.function(outputs, input_signature=specs, autograph=False))
+    how = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    request = openvino.Core().compile_model(graph, "CPU", how).create_infer_request()
+    # What TensorFlow calls a function's outputs.
+    names = [f"Identity_{i}:0" if i else "Identity:0" for i in range(len(network.outputs))]
+
+    def call(inputs: list[np.ndarray]) -> Any:
+        request.infer(dict(enumerate(inputs)), share_inputs=True)
+        # Copied, because the next call overwrites them.
+        found = [np.array(request.get_tensor(name).data) for name in names]
+        return keras.tree.pack_sequence_as(nested, found)
+
+    return call
 
 
 def members(graph: str) -> tuple[str, str, str]:
@@ -102,13 +149,8 @@ def export(
     where OpenVINO is missing; it reads TensorFlow's graphs, so another backend exports nothing
     either.
     """
-    import keras
-
-    if keras.backend.backend() != "tensorflow":
-        return {}
-    try:
-        openvino = _openvino()
-    except ImportError:
+    openvino = _converter()
+    if openvino is None:
         return {}
     import tensorflow as tf
     from openvino.tools.ovc import convert_model

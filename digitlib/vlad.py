@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import cv2
@@ -19,7 +20,7 @@ from sklearn.covariance import shrunk_covariance
 from sklearn.decomposition import PCA
 from sklearn.svm import LinearSVC
 
-from digitlib import Problem, cores, progress_bar
+from digitlib import Problem, cores, engine, progress_bar
 from digitlib.dataset import Page
 from digitlib.settings import Settings
 from digitlib.strips import GRID, PAPER, enhance, network_inputs, split_tops, strip_tops
@@ -336,8 +337,9 @@ def fit(
     def read(of: Sequence[int], what: list[list], desc: str) -> Iterator[tuple[_Sheet, list]]:
         """Each sheet, and what the network makes of it."""
         part, how = keras.Model(network.input, what), {"total": len(of), "unit": "page"}
+        call = engine.compiled(part) or partial(outputs, part)
         for sheet in progress_bar(_one_ahead(sheets, of), progress, desc=desc, **how):
-            found = outputs(part, sheet.inputs)
+            found = call(sheet.inputs)
             yield sheet, found if len(what) > 1 else [found]  # Keras unpacks a list of one
 
     rng = np.random.default_rng([settings.seed, 500])

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from digitlib import Problem, ensemble, folds, model, vlad
+from digitlib import Problem, engine, ensemble, folds, model, vlad
 from digitlib.settings import Settings
 from digitlib.strips import PAPER, network_input, network_inputs
 
@@ -413,3 +413,31 @@ def test_a_slant_leans_to_the_right_about_the_middle():
     varied = vlad.resized(image, slant=0.5)
     middle = [np.nonzero(varied[row] == 0)[0].mean() for row in (0, 30, 60)]
     np.testing.assert_allclose(middle, [49.5 + 15, 49.5, 49.5 - 15], atol=1)
+
+
+def test_learning_sees_in_openvino_what_keras_gives(reader, hands):
+    """Nested outputs in their places, of inputs of one size and another; kept, not overwritten."""
+    network = model.whole_strips(6, reader, model.backbone(reader))
+    layers = [layer for layer in network.layers if isinstance(layer, vlad.Vlad)]
+    rng = np.random.default_rng(1)
+    for layer in layers:
+        layer.set_weights([rng.normal(0, 0.3, item.shape) for item in layer.weights])
+    what = [[vlad._Local(layer)(layer.input), layer.input] for layer in layers]
+    part = vlad.keras.Model(network.input, what)
+    call = engine.compiled(part)
+    assert call is not None
+    pages = [hands.test[0].image, hands.test[1].image[:120, :500]]
+    inputs = [network_inputs(image, reader) for image in pages]
+    assert inputs[0][0].shape != inputs[1][0].shape
+    found = [call(own) for own in inputs]
+    for own, nested in zip(inputs, found, strict=True):
+        wanted = vlad.outputs(part, own)
+        vlad.keras.tree.assert_same_structure(nested, wanted)
+        for one, two in zip(*map(vlad.keras.tree.flatten, (nested, wanted)), strict=True):
+            assert one.shape == two.shape
+            np.testing.assert_allclose(one, two, atol=1e-3)
+
+
+def test_on_another_backend_learning_stays_in_keras(monkeypatch):
+    monkeypatch.setattr(vlad.keras.backend, "backend", lambda: "jax")
+    assert engine.compiled(None) is None
