@@ -43,7 +43,7 @@ def test_the_pipeline_cuts_patches_faster_than_the_original_s_generator(hands):
         "paper",
         "quick",
     ]
-    assert ours[1]["times"] >= 12  # half of what it is
+    assert ours[1]["times"] >= 25  # half of the target
     assert ours[1]["batch_ms"] < ours[1]["step_ms"]  # the network never waits
 
 
