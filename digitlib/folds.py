@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from digitlib import Problem, ensemble, evaluate, train, whole_file
+from digitlib import Problem, engine, ensemble, evaluate, train, whole_file
 from digitlib.dataset import Dataset, Page
 from digitlib.parameters import Parameter, typed
 from digitlib.results import softmax
@@ -26,7 +26,7 @@ from digitlib.variants import HELD_OUT, Images, part_of, perturbed, whole_and_th
 
 LEAST_ROWS = 60  # px: what is left of a page above or below a band is dropped if it is lower
 # The files that results come from:
-CODE = "strips patches batches model vlad train ensemble evaluate variants folds"
+CODE = "strips patches batches model vlad engine train ensemble evaluate variants folds"
 
 # --- Bands ------------------------------------------------------------------------------------
 
@@ -101,9 +101,11 @@ def cross_validate(
         if not done.exists() or json.loads(done.read_text("utf-8")) != fingerprint:
             done.unlink(missing_ok=True)
             network = train.train(held, settings, place / "training", progress).network
+            # By OpenVINO, where that can: these are thirty images a page.
+            whole = engine.compiled(network) if settings.pooling == "vlad" else None
             parted = []
             for (variant, part), pages in images(held.test).items():
-                ballots = ensemble.votes(network, pages, settings, progress)
+                ballots = ensemble.votes(network, pages, settings, progress, whole)
                 table, shares = ensemble.evaluated(pages, ballots, held.classes, settings)
                 parted.append((table.assign(variant=variant, part=part), shares))
             evaluate.write_result_csv(pd.concat([t for t, _ in parted]), place / "result.csv")

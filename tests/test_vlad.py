@@ -438,6 +438,16 @@ def test_learning_sees_in_openvino_what_keras_gives(reader, hands):
             np.testing.assert_allclose(one, two, atol=1e-3)
 
 
+def test_whole_strips_get_the_same_answers_in_openvino(reader, hands):
+    network = model.whole_strips(6, reader, model.backbone(reader))
+    vlad.fit(network, hands.train, hands.classes, reader, progress=False)
+    whole, some = engine.compiled(network), hands.test[:4]
+    exact = ensemble.votes(network, some, reader, progress=False)
+    for one, two in zip(exact, ensemble.votes(None, some, reader, False, whole), strict=True):
+        assert one.logits.shape == two.logits.shape == (1, 1, 6)
+        np.testing.assert_allclose(two.logits, one.logits, atol=1e-3)
+
+
 def test_on_another_backend_learning_stays_in_keras(monkeypatch):
     monkeypatch.setattr(vlad.keras.backend, "backend", lambda: "jax")
     assert engine.compiled(None) is None
