@@ -103,12 +103,12 @@ def predict(args: argparse.Namespace) -> int:
 
     rows = predict_files(args.images, model, args.out, args.engine, sure=args.sure)
     width = max(len(row["filename"]) for row in rows[:SHOWN])
-    unsure = [row.get("sure") == "no" for row in rows]
-    for row, mark in zip(rows[:SHOWN], unsure, strict=False):
-        mark = "  not sure" if mark else ""
+    for row in rows[:SHOWN]:
+        mark = "  not sure" if row.get("sure") == "no" else ""
         print(f"{row['filename']:<{width}}  {row['predicted']}  {row['confidence']:.3f}{mark}")
     more = f", {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
-    doubt = f"; not sure of {sum(unsure)}" if any(unsure) else ""
+    unsure = sum(row.get("sure") == "no" for row in rows)
+    doubt = f"; not sure of {unsure}" if unsure else ""
     print(f"{len(rows)} images labelled{more} in {args.out}{doubt}", file=sys.stderr)
     return 0
 
@@ -249,7 +249,6 @@ def parser() -> argparse.ArgumentParser:
         help="openvino, keras, or auto: the first of them that can; one-pass: faster where patches "
         "are large, and nearly the same labels",
     )  # fmt: skip
-
     sub.add_argument(
         "--sure", type=confidence, metavar="CONFIDENCE",
         help="0 to 1: from which on an answer counts as sure (default: what the model's card says)",

@@ -26,7 +26,7 @@ from digitlib.batches import PatchStream
 from digitlib.dataset import Page, image_files, load_dataset, read_page
 from digitlib.pages import read_json
 from digitlib.parameters import read_profile
-from digitlib.predict import reader
+from digitlib.predict import reader, without_keras
 from digitlib.report import device, repeatedly, run_folder
 from digitlib.results import combine
 from digitlib.settings import Settings
@@ -97,15 +97,18 @@ def compared(
         classes = [f"{i:02}" for i in range(1, 71)]
         weights = model.save(network, classes, settings, Path(folder) / "paper.keras")
         jobs = {"paper": weights} | {str(name): shipped.find(name) for name in names}
-        bar = progress_bar(None, progress, desc="bench", unit="procedure")
+        ways = {name: without_keras(shipped.read_card(path)[1]) for name, path in jobs.items()}
+        if exact:
+            ways |= {name: [*own, "keras"] for name, own in ways.items() if name != "paper"}
+        total = 1 + sum(map(len, ways.values()))
+        bar = progress_bar(None, progress, total=total, desc="bench", unit="procedure")
         base = timed("the original's procedure", original(network, settings), files, classes)
         rows.append({"name": base.name, "ms": base.ms, "times": 1.0, "same": None})
         bar.update()
         for name, path in jobs.items():
             classes, how, _ = shipped.read_card(path)
             found = {}
-            engines = ["openvino"] if how.pooling == "vlad" else ["openvino", "one-pass"]
-            for engine in [*engines, *["keras"] * (exact and name != "paper")]:
+            for engine in ways[name]:
                 read, _ = reader(path, engine)
                 found[engine] = timed(
                     f"{name}, {engine}",

@@ -4,9 +4,8 @@ In: a trained network and images. Out: a row an image with its label and how sur
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import cv2
@@ -32,19 +31,13 @@ class Votes:
     seconds: float  # from image in memory to logits
 
 
-def vote(
-    network: keras.Model, page: Page, settings: Settings, whole: Callable | None = None
-) -> Votes:
-    """Cut the ensemble's patches from every strip of ``page`` and run the network on them.
-
-    ``whole``: what takes the inputs of a network of whole strips in its place.
-    """
+def vote(network: keras.Model, page: Page, settings: Settings) -> Votes:
+    """Cut the ensemble's patches from every strip of ``page`` and run the network on them."""
     start = time.perf_counter()
     if settings.pooling == "vlad":  # all of the image in one pass
         strip = strips.band(page, settings)
         inputs = strips.network_inputs(strip.image, settings)
-        read = whole or partial(vlad.outputs, network)
-        logits = np.asarray(read(inputs))[None]
+        logits = np.asarray(vlad.outputs(network, inputs))[None]
         centre = np.array([strip.image.shape[::-1]]) / 2
         return Votes([strip], [centre], logits, time.perf_counter() - start)
     items = strips.test_strips(page, settings)
@@ -55,16 +48,12 @@ def vote(
 
 
 def votes(
-    network: keras.Model,
-    pages: Iterable[Page],
-    settings: Settings,
-    progress: bool = True,
-    whole: Callable | None = None,
+    network: keras.Model, pages: Iterable[Page], settings: Settings, progress: bool = True
 ) -> list[Votes]:
     """`vote` for each of ``pages``."""
     cv2.setNumThreads(1)
     bar = progress_bar(pages, progress, desc="labelling", unit="image")
-    return [vote(network, page, settings, whole) for page in bar]
+    return [vote(network, page, settings) for page in bar]
 
 
 def one_pass_shift(
@@ -138,7 +127,7 @@ def engines_compared(
     the two (`evaluate.compare`); and ms an image (median, from memory to logits).
     """
     results = {"keras": result}
-    for engine in ["openvino"] if settings.pooling == "vlad" else ["openvino", "one-pass"]:
+    for engine in predict.without_keras(settings):
         said = by_engine(ballots, pages, file, engine)
         results[engine], _ = evaluated(pages, said, classes, settings)
     rows = {

@@ -101,11 +101,11 @@ def cross_validate(
         if not done.exists() or json.loads(done.read_text("utf-8")) != fingerprint:
             done.unlink(missing_ok=True)
             network = train.train(held, settings, place / "training", progress).network
-            # By OpenVINO, where that can: these are thirty images a page.
-            whole = engine.compiled(network) if settings.pooling == "vlad" else None
+            if settings.pooling == "vlad":  # it pays: these are thirty images a page
+                network = engine.compiled(network)
             parted = []
             for (variant, part), pages in images(held.test).items():
-                ballots = ensemble.votes(network, pages, settings, progress, whole)
+                ballots = ensemble.votes(network, pages, settings, progress)
                 table, shares = ensemble.evaluated(pages, ballots, held.classes, settings)
                 parted.append((table.assign(variant=variant, part=part), shares))
             evaluate.write_result_csv(pd.concat([t for t, _ in parted]), place / "result.csv")

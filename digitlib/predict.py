@@ -56,6 +56,11 @@ def one_pass(engine: Engine, page: Page, settings: Settings) -> np.ndarray:
 WAYS = {STRIPS: whole_strips, PATCHES: patch_by_patch, ONE_PASS: one_pass}
 
 
+def without_keras(settings: Settings) -> list[str]:
+    """Those of ENGINES that label by graphs, each in its own way."""
+    return ["openvino"] if settings.pooling == "vlad" else ["openvino", "one-pass"]
+
+
 def chosen(engine: str, model: Path) -> str:
     """The graph of ``model`` that ``engine`` asks for, or keras; raises Problem."""
     if engine not in ENGINES:

@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import cv2
@@ -336,10 +335,10 @@ def fit(
 
     def read(of: Sequence[int], what: list[list], desc: str) -> Iterator[tuple[_Sheet, list]]:
         """Each sheet, and what the network makes of it."""
-        part, how = keras.Model(network.input, what), {"total": len(of), "unit": "page"}
-        call = engine.compiled(part) or partial(outputs, part)
+        part = engine.compiled(keras.Model(network.input, what))
+        how = {"total": len(of), "unit": "page"}
         for sheet in progress_bar(_one_ahead(sheets, of), progress, desc=desc, **how):
-            found = call(sheet.inputs)
+            found = outputs(part, sheet.inputs)
             yield sheet, found if len(what) > 1 else [found]  # Keras unpacks a list of one
 
     rng = np.random.default_rng([settings.seed, 500])

@@ -180,10 +180,8 @@ def test_engines_are_compared_image_by_image(whole, average, digits, hands):
         result, _ = ensemble.evaluated(pages, ballots, classes, settings)
         table = ensemble.engines_compared(result, ballots, pages, classes, settings, path)
         assert table.index.tolist() == names and (table["ms"] > 0).all()
-        exact, right = (
-            table.loc[["keras", "openvino"]],
-            sum(result["actual"] == result["predicted"]),
-        )
+        exact = table.loc[["keras", "openvino"]]
+        right = sum(result["actual"] == result["predicted"])
         assert exact["same"].tolist() == [len(pages)] * 2 and exact["p"].tolist() == [1, 1]
         assert exact["right"].tolist() == [right] * 2
     once = ensemble.by_engine(ballots, pages, path, "one-pass", progress=False)

@@ -424,12 +424,12 @@ def test_learning_sees_in_openvino_what_keras_gives(reader, hands):
         layer.set_weights([rng.normal(0, 0.3, item.shape) for item in layer.weights])
     what = [[vlad._Local(layer)(layer.input), layer.input] for layer in layers]
     part = vlad.keras.Model(network.input, what)
-    call = engine.compiled(part)
-    assert call is not None
+    fast = engine.compiled(part)
+    assert fast is not part
     pages = [hands.test[0].image, hands.test[1].image[:120, :500]]
     inputs = [network_inputs(image, reader) for image in pages]
     assert inputs[0][0].shape != inputs[1][0].shape
-    found = [call(own) for own in inputs]
+    found = [vlad.outputs(fast, own) for own in inputs]
     for own, nested in zip(inputs, found, strict=True):
         wanted = vlad.outputs(part, own)
         vlad.keras.tree.assert_same_structure(nested, wanted)
@@ -441,9 +441,10 @@ def test_learning_sees_in_openvino_what_keras_gives(reader, hands):
 def test_whole_strips_get_the_same_answers_in_openvino(reader, hands):
     network = model.whole_strips(6, reader, model.backbone(reader))
     vlad.fit(network, hands.train, hands.classes, reader, progress=False)
-    whole, some = engine.compiled(network), hands.test[:4]
+    fast, some = engine.compiled(network), hands.test[:4]
+    assert fast is not network
     exact = ensemble.votes(network, some, reader, progress=False)
-    for one, two in zip(exact, ensemble.votes(None, some, reader, False, whole), strict=True):
+    for one, two in zip(exact, ensemble.votes(fast, some, reader, False), strict=True):
         assert one.logits.shape == two.logits.shape == (1, 1, 6)
         np.testing.assert_allclose(two.logits, one.logits, atol=1e-3)
 
