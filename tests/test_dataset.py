@@ -77,6 +77,13 @@ def see_through_palette() -> Image.Image:
     return image
 
 
+def two_colours() -> Image.Image:
+    """BILEVEL as a palette image of one bit, of which 0 is paper and 1 is ink."""
+    image = Image.fromarray((BILEVEL == 0).astype(np.uint8), "P")
+    image.putpalette([255, 255, 255, 0, 0, 0])
+    return image
+
+
 def pages_of_tiff(path: Path) -> None:
     second = Image.new("L", (50, 50))
     Image.fromarray(GREY).save(path, save_all=True, append_images=[second])
@@ -121,6 +128,7 @@ GREY16 = GREY.astype(np.uint16) * 257
         ("a_1.webp", image("RGB", lossless=True), GREY, 0),
         ("a_1.png", image("RGB"), GREY, 0),
         ("a_1.png", image("P"), GREY, 0),  # palette
+        ("a_1.png", picture(two_colours, bits=1), BILEVEL, 0),  # palette of one bit
         ("a_1.png", picture(see_through_palette), GREY, 0),  # palette with transparency
         ("a_1.png", data(png(16, 0, [ROW16] * 36)), GREY, 0),  # 16-bit grey
         ("a_1.png", data(png(16, 0, [ROW16KEY] * 36, KEY16)), GREY, 0),  # one value transparent
