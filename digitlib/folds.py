@@ -22,7 +22,7 @@ from digitlib.parameters import Parameter, typed
 from digitlib.results import softmax
 from digitlib.settings import RANGES, Settings
 from digitlib.strips import REACH, between_lines, ink
-from digitlib.variants import HELD_OUT, Images, part_of, perturbed, whole_and_thirds
+from digitlib.variants import VARIANTS, Images, part_of, perturbed
 
 LEAST_ROWS = 60  # px: what is left of a page above or below a band is dropped if it is lower
 # The files that results come from:
@@ -222,27 +222,29 @@ def ablated(
 ) -> pd.DataFrame:
     """A row a recipe of `changes`, and before them the one as it is, whose answers are ``base``.
 
-    accuracy and log_loss of the bands as held out, accuracy of their thirds, and the difference to
-    ``base`` on the bands, with its 95 % interval over classes. ``how``: of `cross_validate`.
+    Of the bands in all VARIANTS: bands and thirds, the accuracy of whole ones and of their thirds;
+    log_loss of thirds; and the difference to ``base`` on thirds, where there is room to see one,
+    with its 95 % interval over classes. ``how``: of `cross_validate`.
     """
     if not len(base[0]):
-        return pd.DataFrame(columns=["accuracy", "log_loss", "thirds", "difference", "low", "high"])
+        return pd.DataFrame(columns=["bands", "thirds", "log_loss", "difference", "low", "high"])
     rows = {}
 
-    def held(result: pd.DataFrame) -> pd.DataFrame:
-        return result[(result["variant"] == HELD_OUT) & (result["part"] == "whole")]
+    def of(result: pd.DataFrame, part: str) -> pd.DataFrame:
+        like = result[result["variant"].isin(VARIANTS) & (result["part"] == part)]
+        return like.assign(filename=like["variant"] + " " + like["filename"])
 
     for name, recipe in {"as it is": settings, **recipes}.items():
         place, answers = Path(folder) / re.sub(r"[^A-Za-z0-9._]+", "-", name), base
         if recipe != settings:
-            answers = cross_validate(dataset, recipe, folds, place, images=whole_and_thirds, **how)
-        table = summary(*answers, dataset.classes, settings.seed).set_index(["variant", "part"])
-        whole = table.loc[(HELD_OUT, "whole")]
-        gain = evaluate.compare(held(base[0]), held(answers[0]), settings.seed)
+            answers = cross_validate(dataset, recipe, folds, place, **how)
+        thirds = of(answers[0], "third")
+        truth = np.array([dataset.classes.index(label) for label in thirds["actual"]])
+        gain = evaluate.compare(of(base[0], "third"), thirds, settings.seed)
         rows[name] = {
-            "accuracy": whole["accuracy"],
-            "log_loss": whole["log_loss"],
-            "thirds": table.loc[(HELD_OUT, "third"), "accuracy"],
+            "bands": evaluate.is_correct(of(answers[0], "whole")).mean(),
+            "thirds": gain["accuracy_b"],
+            "log_loss": log_loss(np.log(np.maximum(answers[1][thirds.index], 1e-12)), truth),
             "difference": gain["difference"],
             "low": gain["difference_low"],
             "high": gain["difference_high"],

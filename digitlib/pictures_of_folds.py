@@ -100,8 +100,8 @@ def ablation_figure(table: pd.DataFrame) -> Figure:
     axis.errorbar(gain, range(len(changed)), xerr=spread, fmt="o", color=RIGHT)
     axis.axvline(0, ls="--", color=NEUTRAL)
     axis.set_yticks(range(len(changed)), [shorten(name, 40) for name in changed.index])
-    reach = max(0.05, 1.1 * changed[["low", "high"]].abs().to_numpy().max())
+    reach = max(0.02, 1.1 * changed[["low", "high"]].abs().to_numpy().max())
     axis.set(xlim=(-reach, reach), ylim=(len(changed) - 0.5, -0.5))
-    axis.set_xlabel("difference in accuracy to the recipe as it is (95 %, over classes)")
-    axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axis.set_xlabel("thirds right, difference to the recipe as it is (95 %, over classes)")
+    axis.xaxis.set_major_formatter(PercentFormatter(1))
     return fig

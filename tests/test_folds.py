@@ -451,16 +451,25 @@ def test_pages_too_low_are_refused_before_training(digits, quick, tmp_path, coun
 
 
 def test_ablation_compares_with_the_recipe_as_it_is(digits, quick, tmp_path):
-    how = {"run": 1, "progress": False}
+    def images(pages):
+        erased = {(variants.ERASED, "whole"): pages}
+        return variants.whole_and_thirds(pages, (variants.HELD_OUT, "larger")) | erased
+
+    how = {"run": 1, "progress": False, "images": images}
     base = folds.cross_validate(digits, quick, 3, tmp_path, **how)  # really trained, as the next
-    assert set(base[0]["variant"]) == {*variants.VARIANTS, *variants.CONTROLS}
     recipes = folds.changes("HEAD_RATE=0; SEED=1", quick)
     table = folds.ablated(digits, quick, recipes, base, 3, tmp_path, **how)
     assert table.index.tolist() == ["as it is", "HEAD_RATE=0", "SEED=1"]
     assert {path.name for path in tmp_path.iterdir()} == {"fold0", "HEAD_RATE-0"}  # SEED is 1
     assert (table.loc[["as it is", "SEED=1"], "difference"] == 0).all()
-    gain = table.loc["HEAD_RATE=0", "accuracy"] - table.loc["as it is", "accuracy"]
+    gain = table.loc["HEAD_RATE=0", "thirds"] - table.loc["as it is", "thirds"]
     assert table.loc["HEAD_RATE=0", "difference"] == pytest.approx(gain)
+    summed = folds.summary(*base, digits.classes)
+    like = summed[summed["variant"].isin(variants.VARIANTS)].groupby("part")[["images", "right"]]
+    shares = like.sum()["right"] / like.sum()["images"]  # each image counts, not each variant
+    assert table.loc["as it is", ["bands", "thirds"]].tolist() == pytest.approx(
+        [shares["whole"], shares["third"]]
+    )
     assert pictures_of_folds.ablation_figure(table).axes
     whole = folds.summary(*base, digits.classes)
     assert pictures_of_folds.accuracy_by_variant(whole, 1 / 3).axes
