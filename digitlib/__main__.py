@@ -116,6 +116,7 @@ def predict(args: argparse.Namespace) -> int:
 def bench(args: argparse.Namespace) -> int:
     with quiet_start():
         from digitlib.bench import bench as measure
+        from digitlib.bench import regressions
     from digitlib.dataset import load_dataset
     from digitlib.shipped import DEFAULT
 
@@ -138,6 +139,8 @@ def bench(args: argparse.Namespace) -> int:
             end=" ",
         )
         print(f"{row['ms']:.1f} ms a label, {row['peak_mb']:.0f} MB")
+    if args.quick and (worse := regressions(found)):
+        raise Problem("; ".join(worse))
     return 0
 
 
@@ -261,10 +264,15 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--model", action="append", help="as for predict; may be repeated (default: reference-best)"
     )
-    sub.add_argument("--quick", action="store_true", help="four images, no whole processes")
+    sub.add_argument(
+        "--quick",
+        action="store_true",
+        help="four images, no whole processes; fails where something got worse",
+    )
     sub.add_argument(
         "--classes", nargs="+", type=int, default=[],
-        help="train on so many generated hands each, such as 70 700; 7000 take an hour",
+        help="train on so many generated hands each, such as 70 700; 7000, drawn and learnt, take "
+        "an hour",
     )  # fmt: skip
 
     command(models, "List the models that come with digitlib, with what is known of each.")

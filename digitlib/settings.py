@@ -5,7 +5,7 @@ The defaults are the profile `quick`; notebooks/profiles/paper.yaml holds the or
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from digitlib import Problem
@@ -152,6 +152,8 @@ class Settings:
                 raise Problem(f"{item.name.upper()} must be one of {choices}, not {value!r}")
         if self.n_even > self.n_patches:
             raise Problem(f"N_EVEN ({self.n_even}) cannot exceed N_PATCHES ({self.n_patches})")
+        if self.fit_height and self.pooling == "vlad":
+            raise Problem("FIT_HEIGHT is for patches; with POOLING vlad strips keep their size")
         vector = self.codebooks * self.clusters * self.components
         layers = len(self.vlad_layers.split()) * len(self.scales)
         if vector * self.whitened * layers > MOST_WEIGHTS:
@@ -187,7 +189,3 @@ class Settings:
         """Settings from UPPER_CASE names, such as a notebook's ``globals()``; others are left."""
         names = {item.name for item in fields(cls)}
         return cls(**{n: parameters[n.upper()] for n in names if n.upper() in parameters})
-
-    def changed(self) -> dict[str, Any]:
-        """The settings that differ from the defaults, for captions and the index of runs."""
-        return {k: v for k, v in asdict(self).items() if v != getattr(Settings, k)}

@@ -70,6 +70,12 @@ def strip_tops(height: int, strip_height: int, step: int) -> list[int]:
     return list(range(0, height - strip_height + 1, step)) or [0]
 
 
+def all_tops(height: int, strip_height: int, step: int) -> list[int]:
+    """`strip_tops`, and one that ends at the bottom, if rows are left below the last."""
+    tops = strip_tops(height, strip_height, step)
+    return tops if tops[-1] + strip_height >= height else [*tops, height - strip_height]
+
+
 def split_tops(height: int, settings: Settings) -> tuple[list[int], list[int]]:
     """(training tops, validation tops) of a page of ``height`` px.
 
@@ -81,15 +87,13 @@ def split_tops(height: int, settings: Settings) -> tuple[list[int], list[int]]:
     strip, step = settings.strip_height, settings.strip_step
     tops = strip_tops(height, strip, step)
     if settings.split == "none":
+        tops = all_tops(height, strip, step)
         return tops, tops[-1:]
     if settings.split == "paper" and len(tops) > 2:
         return tops[:-2], tops[-2:]
     if settings.split == "lines" and height >= 2 * strip:
         bottom = height - strip
-        training = strip_tops(bottom, strip, step)
-        if training[-1] + strip < bottom:  # the rows between the last step and the bottom strip
-            training.append(bottom - strip)
-        return training, [bottom]
+        return all_tops(bottom, strip, step), [bottom]
     return tops, tops
 
 

@@ -22,7 +22,7 @@ from sklearn.svm import LinearSVC
 from digitlib import Problem, cores, engine, progress_bar
 from digitlib.dataset import Page
 from digitlib.settings import Settings
-from digitlib.strips import GRID, PAPER, enhance, network_inputs, split_tops, strip_tops
+from digitlib.strips import GRID, PAPER, all_tops, enhance, network_inputs, split_tops
 
 LEAST_INK = 0.02  # of a position's cell: less is an edge, or dust
 LEAST_KEPT = 64  # directions of a whitened VLAD vector, however few the classes
@@ -276,7 +276,7 @@ class _Sheets(Sequence):
         windows = [
             (top * size, (top + height) * size)
             for height, step in ((strip, step), (strip // LESS_TEXT, -(-step // 2)))
-            for top in strip_tops(end, height, step)
+            for top in all_tops(end, height, step)
         ]
         image = page.image[:end]
         image = pen(image, width) if width else image

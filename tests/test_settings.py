@@ -187,18 +187,6 @@ def test_settings_cannot_be_changed():
 
 
 @pytest.mark.parametrize(
-    ("given", "changed"),
-    [
-        ({}, {}),  # the default profile
-        ({"seed": 1}, {}),  # said, and the same
-        ({"seed": 2, "clahe_clip": 0}, {"seed": 2, "clahe_clip": 0.0}),
-    ],
-)
-def test_changed_are_the_settings_that_differ(given, changed):
-    assert Settings(**given).changed() == changed
-
-
-@pytest.mark.parametrize(
     ("patch_size", "scale", "size"),
     [
         (128, 0.5, 64),  # the default
@@ -215,6 +203,12 @@ def test_input_size(patch_size, scale, size):
 def test_a_vlad_vector_that_no_memory_holds_is_refused():
     with pytest.raises(Problem, match="CLUSTERS"):
         Settings(codebooks=64, clusters=4096, components=1024, whitened=4096)
+
+
+def test_whole_strips_cannot_be_fitted_to_a_height():
+    """A page would shrink to a strip's height, and be nothing to learn from."""
+    with pytest.raises(Problem, match="FIT_HEIGHT is for patches"):
+        Settings(pooling="vlad", fit_height=True)
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,11 @@ EIGHT = [0, 80, 160, 240, 320, 400, 480, 560]
         # Steps reach 400 to 700; the rows to 770, where validation begins, get one more strip.
         ("lines", 1070, [0, 80, 160, 240, 320, 400, 470], [770], 0.0),
         ("lines", 1080, [0, 80, 160, 240, 320, 400, 480], [780], 0.0),  # the steps fit exactly
+        ("none", 267, [0], [0], 1.0),
+        ("none", 300, [0], [0], 1.0),
+        ("none", 301, [0, 1], [1], 1.0),  # its last row is seen too
+        ("none", 380, [0, 80], [80], 1.0),
+        ("none", 1070, [*EIGHT, 640, 720, 770], [770], 1.0),
     ],
 )
 def test_split(split, height, training, validation, shared):

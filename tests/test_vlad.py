@@ -344,6 +344,16 @@ def test_several_scales_are_read_and_add_up(reader, hands, tmp_path):
     assert known.scales == [0.5, 0.7]
 
 
+def test_all_rows_of_a_page_are_in_windows(hands):
+    """Also those that no step of 80 px reaches: without validation they are there to learn from."""
+    settings = Settings(pooling="vlad", split="none", pen_change=0, size_change=0, slant_change=0)
+    page = replace(hands.train[0], image=hands.train[0].image[:450])
+    (sheet,) = vlad._Sheets([page], settings)
+    strips = [(0, 300), (80, 380), (150, 450)]
+    thirds = [(top, top + 100) for top in (*range(0, 321, 40), 350)]
+    assert sheet.windows == strips + thirds
+
+
 def test_one_layer_alone_is_learnt(reader, hands):
     settings = replace(reader, vlad_layers="block_3_expand_relu")
     network = model.whole_strips(6, settings, model.backbone(settings))
