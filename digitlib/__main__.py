@@ -5,6 +5,7 @@ In: arguments. Out: what the job writes; exit status 0, 1 (a notebook failed), 2
 """
 
 import argparse
+import io
 import os
 import sys
 import textwrap
@@ -19,7 +20,7 @@ SHOWN = 40  # labels that `predict` prints; all are in its file
 EXAMPLES = """examples:
   python -m digitlib report                                  the quick profile on generated digits
   python -m digitlib report --dataset my_pages/              the same on your own images
-  python -m digitlib report -p N_PATCHES 10 --run ten        one parameter changed, in reports/ten/
+  python -m digitlib report -p N_PATCHES 50 --run fifty      one parameter changed, in reports/
   python -m digitlib report --list                           the profiles and parameters there are
   python -m digitlib predict strip.png --out result.csv      label images with the shipped model
 """
@@ -288,10 +289,17 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
+    for stream in sys.stdout, sys.stderr:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names hold what they like
     try:
         return args.job(args)
     except Problem as problem:
-        print(f"digitlib: error: {' '.join(str(problem).split())}", file=sys.stderr)
+        lines = [line if line.isprintable() else ascii(line) for line in str(problem).splitlines()]
+        print("digitlib: error:", "\n".join(lines), file=sys.stderr)
+        return 2
+    except OSError as error:  # such as a full disk, or a folder that may not be written to
+        print(f"digitlib: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ndigitlib: stopped; the same command goes on where it can", file=sys.stderr)

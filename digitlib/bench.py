@@ -6,6 +6,7 @@ original's, and how many labels are those of the same weights patch by patch; an
 
 import contextlib
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -234,8 +235,9 @@ def process(*arguments: str) -> tuple[float, int]:
     """(seconds, peak bytes) of a whole `python -m digitlib` with ``arguments``."""
     start, peak = time.perf_counter(), 0
     command = [sys.executable, "-m", "digitlib", *arguments]
-    quiet = subprocess.DEVNULL
-    with subprocess.Popen(command, stdout=quiet, stderr=subprocess.PIPE) as child:
+    how = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    how["env"] = os.environ | {"TQDM_DISABLE": "1"}  # a bar would fill the pipe, which waits
+    with subprocess.Popen(command, **how) as child:
         watched = psutil.Process(child.pid)
         while child.poll() is None:
             with contextlib.suppress(psutil.Error):  # it is just ending
@@ -293,7 +295,7 @@ def bench(
     """
     model.keep_memory()
     files = image_files(images)
-    files = files[:: max(1, len(files) // (4 if quick else 20))]
+    files = files[:: -(-len(files) // (4 if quick else 24))]
     found = {"device": device(), "images": len(files)}
 
     def keep(**more: list[dict]) -> None:

@@ -80,13 +80,19 @@ def one_pass_shift(
 
 
 def by_engine(
-    ballots: Sequence[Votes], pages: Sequence[Page], file: Path, engine: str, progress: bool = True
+    ballots: Sequence[Votes],
+    pages: Sequence[Page],
+    file: Path,
+    engine: str,
+    settings: Settings,
+    progress: bool = True,
 ) -> list[Votes]:
     """What the same patches say by another of `predict.ENGINES`.
 
-    ``file``: the model file of the network that gave ``ballots``, with its graphs (else Problem).
+    ``file``: the model file of the network that gave ``ballots`` with ``settings``, with its graphs
+    (else Problem).
     """
-    read, found = predict.reader(file, engine)[0], []
+    read, found = predict.reader(file, engine, settings=settings)[0], []
     cv2.setNumThreads(cores())
     bar = progress_bar(pages, progress, desc=engine, unit="image")
     for ballot, page in zip(ballots, bar, strict=True):
@@ -128,7 +134,7 @@ def engines_compared(
     """
     results = {"keras": result}
     for engine in predict.without_keras(settings):
-        said = by_engine(ballots, pages, file, engine)
+        said = by_engine(ballots, pages, file, engine, settings)
         results[engine], _ = evaluated(pages, said, classes, settings)
     rows = {
         engine: {
@@ -180,7 +186,7 @@ def accuracy_by_count(
 def strips_compared(
     pages: Sequence[Page], ballots: Sequence[Votes], classes: list[str], settings: Settings
 ) -> pd.DataFrame:
-    """Of images with two strips: n and accuracy of the top, the bottom and both strips."""
+    """Of images with two strips: how many, and how many are right by the top, bottom, and both."""
     tall = [(p, b) for p, b in zip(pages, ballots, strict=True) if len(b.strips) == 2]
     rows = {}
     for name, part in ("top", slice(0, 1)), ("bottom", slice(1, 2)), ("both", slice(0, 2)):

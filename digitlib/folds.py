@@ -26,7 +26,10 @@ from digitlib.variants import VARIANTS, Images, part_of, perturbed
 
 LEAST_ROWS = 60  # px: what is left of a page above or below a band is dropped if it is lower
 # The files that results come from:
-CODE = "strips patches batches model vlad engine train ensemble evaluate variants folds"
+CODE = (
+    "settings dataset strips patches batches model vlad engine train ensemble results evaluate "
+    "variants folds"
+)
 
 # --- Bands ------------------------------------------------------------------------------------
 

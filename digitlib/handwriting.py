@@ -9,7 +9,6 @@ all of them. One hand's letters differ from each other as its unsteadiness and t
 and where it mixes two allographs of a letter.
 """
 
-import shutil
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -327,7 +326,7 @@ def folder_of(kind: str, classes: int, seed: int) -> Path:
 def write_dataset(
     kind: str, folder: Path, classes: int = 70, seed: int = 1, progress: bool = True
 ) -> Path:
-    """Write the dataset ``kind`` (`digits` or `hands`) to ``folder``, whole or not at all.
+    """Write the dataset ``kind`` (`digits` or `hands`) to a new ``folder``, whole or not at all.
 
     `digits`: class NN is the number NN; its page is written by many hands and its strips by others.
     `hands`: class NN is one hand writing sentences; its strips hold other sentences.
@@ -336,7 +335,11 @@ def write_dataset(
         raise Problem(f"there is no generated data set {kind!r}: choose digits or hands")
     if not 1 <= classes <= 10_000:
         raise Problem(f"classes must be 1 to 10000, not {classes}")
+    if not 0 <= seed < 2**32:
+        raise Problem(f"the seed must be 0 to {2**32 - 1}, not {seed}")
     folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise Problem(f"{folder}: is there already, and not empty; delete it or name another")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".partial-") as aside:
         for part in "train", "test":
@@ -354,6 +357,6 @@ def write_dataset(
             for _ in progress_bar(done, progress, **bar):
                 pass
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rmdir()
         (Path(aside) / "data").rename(folder)
     return folder

@@ -76,20 +76,24 @@ def chosen(engine: str, model: Path) -> str:
     return graph
 
 
-def reader(model: Path, engine: str = "auto", streams: int = 1) -> tuple[Reader, int]:
+def reader(
+    model: Path, engine: str = "auto", streams: int = 1, settings: Settings | None = None
+) -> tuple[Reader, int]:
     """(what reads an image with ``model``, how many threads are to call it).
 
     ``engine``: openvino; one-pass (patches too: faster where they are large, and nearly the same);
-    keras; or auto, the first of openvino and keras that can.
+    keras; or auto, the first of openvino and keras that can. ``settings``: with another ensemble
+    than the model's own.
     """
     graph = chosen(engine, model)
     if graph == "keras":
         from digitlib import ensemble
         from digitlib import model as models
 
-        network, _, settings = models.load(model)
-        return lambda page: ensemble.vote(network, page, settings).logits, 1
-    settings, compiled, way = read_card(model)[1], Engine(model, graph, streams), WAYS[graph]
+        network, _, own = models.load(model)
+        return lambda page: ensemble.vote(network, page, settings or own).logits, 1
+    settings = settings or read_card(model)[1]
+    compiled, way = Engine(model, graph, streams), WAYS[graph]
     # While one image is labelled, another is read from its file.
     return lambda page: way(compiled, page, settings), 2 * streams if streams > 1 else 1
 
@@ -109,6 +113,8 @@ def predict_files(
     Problem, naming all files that cannot be read, and then writes nothing.
     """
     files = image_files(paths)
+    if out and out.is_dir():
+        raise Problem(f"--out {out}: is a folder; name a file in it, such as {out / 'result.csv'}")
     classes, settings, about = read_card(model)
     sure = sure_from(about) if sure is None else sure
     read, threads = reader(model, engine, min(cores(), len(files)))
@@ -142,6 +148,8 @@ def predict_files(
         own = np.where(probabilities.max(axis=1) >= sure, "yes", "no")
         columns = {"sure": own.tolist()} | columns
     names = [file.name for file in files]
+    if len(set(names)) < len(set(files)):  # of several folders: the path tells them apart
+        names = [str(file) for file in files]
     rows = result_rows(names, labels, probabilities, classes, **columns)
     if out:
         write_rows(rows, out)

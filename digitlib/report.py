@@ -27,6 +27,9 @@ from digitlib import Problem, whole_file
 from digitlib.pages import read_json, write_index, write_page
 from digitlib.parameters import notebook_parameters, notebook_paths, read_profile, settled
 
+# What an earlier run of a name left, and a whole new one must not find:
+LEFT = "metrics.json result.csv baseline.csv probabilities.npy classes.csv bench.json kernels.log"
+LEFT = LEFT.split()
 PACKAGES = ("numpy", "keras", "tensorflow", "jax", "opencv-python-headless", "papermill")
 
 
@@ -252,6 +255,8 @@ def _chosen(paths: list[Path], numbers: str) -> list[Path]:
     if numbers == "all":
         return paths
     wanted = numbers.replace(",", " ").split()
+    if not wanted:
+        raise Problem("--notebooks names none; give numbers, such as '06 08', or all")
     there = {path.stem[:2]: path for path in paths}
     if unknown := [number for number in wanted if number[:2] not in there]:
         raise Problem(f"no notebook {unknown[0]!r}; there are: {', '.join(there)}, or all")
@@ -293,18 +298,26 @@ def run_report(
     else:
         paths = _chosen(paths, chosen)
     folder = run_folder(run)
-    folder.mkdir(parents=True, exist_ok=True)
     earlier = []
     if chosen is not None:
-        names = {path.stem for path in paths}
-        earlier = [s for s in read_json(folder / "run.json").get("notebooks", [])]
+        names, before = {path.stem for path in paths}, read_json(folder / "run.json")
+        own = [Path(profile).stem, data]
+        theirs = [
+            before.get(key, value) for key, value in zip(("profile", "dataset"), own, strict=True)
+        ]
+        if theirs != own:
+            raise Problem(
+                f"{run} is a run of profile {theirs[0]} on {theirs[1]}: give both, or another --run"
+            )
+        earlier = [s for s in before.get("notebooks", [])]
         earlier = [s for s in earlier if isinstance(s, dict) and s.get("name") not in names]
     else:
         # An earlier run of this name must not lend its numbers; checkpoints and model may stay.
         for old in [*folder.glob("[0-9]*.ipynb"), *folder.glob("[0-9]*.html")]:
             old.unlink()
-        for name in ("metrics.json", "result.csv", "baseline.csv", "kernels.log"):
+        for name in LEFT:
             (folder / name).unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
 
     values["RUN"] = run
     states = [{"name": path.stem, "status": "waiting"} for path in paths]
@@ -354,7 +367,8 @@ def run_report(
                     print(f"      failed: {own['error']}", flush=True)
             write_page(out, path, state, own)
             save()
-        state["status"] = "done" if all(s["status"] == "done" for s in states) else "failed"
+        all_of_run = states + earlier
+        state["status"] = "done" if all(s["status"] == "done" for s in all_of_run) else "failed"
     except BaseException:
         for unfinished in [state, *(s for s in states if s["status"] == "running")]:
             unfinished["status"] = "interrupted"
@@ -368,4 +382,4 @@ def run_report(
         write_json(folder / "metrics.json", metrics | {"run": run} | keep)
         index = write_index()
     print(f"{state['status']} in {state['seconds']:.0f} s; open {index}", flush=True)
-    return 0 if state["status"] == "done" else 1
+    return 0 if all(s["status"] == "done" for s in states) else 1

@@ -86,12 +86,17 @@ def ship(run: str, name: str, limits: str = "") -> Path:
 
     Raises Problem if the run has no model, or was not cross-validated (notebook 08_folds).
     """
-    own, folder = find(run), digitlib.REPORTS / run
+    from digitlib.report import run_folder  # who labels images has no use for it
+
+    folder = run_folder(run)
+    own = folder / "model.keras"
     _, settings, _ = read_card(own)
     notebooks = read_json(folder / "metrics.json").get("notebooks", {})
     if not {"03_training", "08_folds"} <= set(notebooks):
         raise Problem(f"{folder}: run notebooks 03 and 08 first: report --notebooks '03 08'")
     folds = notebooks["08_folds"]["numbers"]
+    if not folds["folds_run"]:
+        raise Problem(f"{folder}: no fold was run; run 08 again with -p FOLDS_RUN {folds['folds']}")
     held = next(row for row in folds["variants"] if row["part"] == "whole")
     third = next((row for row in folds["variants"] if row["part"] == "third"), held)
     seconds = notebooks["03_training"]["numbers"]["seconds"]["all"]

@@ -39,13 +39,14 @@ class Strip:
 
     @cached_property
     def ink_points(self) -> np.ndarray:
-        """(n, 2) int16 x, y of its ink from left to right; of a blank strip, its middle row."""
+        """(n, 2) x, y of its ink from left to right, int16 if that does; of none a middle row."""
         rows, columns = np.nonzero(ink(self.image))
         if len(rows) == 0:
             columns = np.arange(self.image.shape[1])
             rows = np.full_like(columns, self.image.shape[0] // 2)
         order = np.argsort(columns, kind="stable")
-        return np.stack([columns[order], rows[order]], axis=1).astype(np.int16)
+        kind = np.int16 if max(self.image.shape) < 2**15 else np.int32
+        return np.stack([columns[order], rows[order]], axis=1).astype(kind)
 
 
 def enhance(image: np.ndarray, settings: Settings) -> np.ndarray:

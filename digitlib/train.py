@@ -4,6 +4,7 @@ In: a dataset and settings. Out: a trained network and its history. Killed at an
 again, it goes on from the last whole epoch to the same result.
 """
 
+import hashlib
 import json
 import time
 from collections import Counter
@@ -227,9 +228,12 @@ def _cached_views(
 
 
 def fingerprint(pages: Sequence[Page], settings: Settings) -> dict:
-    """What says, ready for JSON, that a result is of these settings and these images."""
+    """What says, ready for JSON, that a result is of these settings, weights and images."""
     images = [[page.path.name, int(page.image.sum())] for page in pages]
-    return {"settings": asdict(settings), "pages": images}
+    known, weights = asdict(settings), Path(settings.weights)
+    if weights.is_file():  # the name stays where the content changes
+        known["weights"] = hashlib.sha256(weights.read_bytes()).hexdigest()
+    return {"settings": known, "pages": images}
 
 
 def train(dataset: Dataset, settings: Settings, folder: Path, progress: bool = True) -> Trained:

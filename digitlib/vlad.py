@@ -299,8 +299,11 @@ def _one_ahead(items: Sequence[_Sheet], order: Sequence[int]) -> Iterator[_Sheet
 def learn_codebooks(layer: Vlad, features: np.ndarray, seed: int) -> None:
     """Whitening and centres of ``layer`` from local features (m, c), none below 0."""
     codebooks, clusters, components = layer.shape
-    if len(features) < clusters or len(features) <= components:
-        raise Problem(f"the pages have ink for {len(features)} features only: use fewer CLUSTERS")
+    n, channels = features.shape
+    if components > channels:
+        raise Problem(f"COMPONENTS ({components}) cannot exceed the {channels} channels of a layer")
+    if n < clusters or n <= components:
+        raise Problem(f"ink for {n} features only: use fewer CLUSTERS, and COMPONENTS below {n}")
     rooted = np.sqrt(features)
     pca = PCA(components, whiten=True, random_state=0).fit(rooted)
     whitened = pca.transform(rooted)

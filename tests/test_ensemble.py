@@ -77,6 +77,15 @@ def test_combine(logits, probabilities, of_logits, votes):
     np.testing.assert_allclose(combine(logits, "vote"), votes, atol=1e-6)
 
 
+def test_votes_that_tie_tie_in_single_precision_too():
+    """Predictions are made of what is saved: 0 + 30 of 35 votes and 25 + 5 are as many."""
+    winners = np.array([[1] * 30 + [2] * 5, [0] * 5 + [1] * 5 + [0] * 25])
+    shares = combine(np.eye(3, dtype=np.float32)[winners], "vote")
+    assert shares.dtype == np.float32
+    tops = np.stack([shares, shares.astype(np.float64)]).argmax(axis=1)
+    assert tops[0] == tops[1]
+
+
 @pytest.mark.parametrize("how", ["mean", "", "Vote"])
 def test_another_way_to_combine_is_refused(how):
     with pytest.raises(Problem, match="COMBINE must be probabilities, logits or vote"):

@@ -146,7 +146,6 @@ def test_nothing_is_left_of_a_data_set_that_fails_half_way(
     folder, drawn = tmp_path / "digits-5-1", []
     if was_there:
         folder.mkdir()
-        (folder / "old").write_text("as it was")
 
     def fails_at_the_second(number, **given):
         if number == 2:
@@ -159,7 +158,7 @@ def test_nothing_is_left_of_a_data_set_that_fails_half_way(
     with pytest.raises(type(failure)):
         write_dataset("digits", folder, classes=5, progress=False)
     left = [path.name for path in tmp_path.rglob("*")]
-    assert left == ([folder.name, "old"] if was_there else [])
+    assert left == ([folder.name] if was_there else [])
 
 
 def test_an_image_that_cannot_be_written_is_an_error(tmp_path):
@@ -167,13 +166,25 @@ def test_an_image_that_cannot_be_written_is_an_error(tmp_path):
         handwriting._write_class(1, "digits", 1, tmp_path / "gone", 2)
 
 
-def test_an_old_data_set_is_replaced(tmp_path):
-    folder = tmp_path / "digits"
+def test_what_is_there_is_never_overwritten(tmp_path):
+    folder = tmp_path / "mine"
     (folder / "train").mkdir(parents=True)
-    (folder / "train" / "99_old.png").write_bytes(b"old")
-    write_dataset("digits", folder, classes=2, progress=False)
-    assert load_dataset(folder, progress=False).classes == ["01", "02"]
-    assert [path.name for path in tmp_path.iterdir()] == ["digits"]
+    (folder / "train" / "anna_page.png").write_bytes(b"years of work")
+    with pytest.raises(Problem, match="mine: is there already, and not empty"):
+        write_dataset("digits", folder, classes=2, progress=False)
+    assert (folder / "train" / "anna_page.png").read_bytes() == b"years of work"
+    with pytest.raises(Problem, match="is there already"):
+        write_dataset("digits", folder / "train" / "anna_page.png", classes=2, progress=False)
+    (tmp_path / "new").mkdir()
+    write_dataset("digits", tmp_path / "new", classes=2, progress=False)
+    assert load_dataset(tmp_path / "new", progress=False).classes == ["01", "02"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "new"]
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_seeds_that_are_none_are_refused(seed, tmp_path):
+    with pytest.raises(Problem, match="seed must be 0 to"):
+        write_dataset("digits", tmp_path / "new", classes=2, seed=seed, progress=False)
 
 
 # --- hands ------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ In: strips and windows small enough to reckon with; generated hands. Out: shares
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -184,9 +185,14 @@ def test_engines_are_compared_image_by_image(whole, average, digits, hands):
         right = sum(result["actual"] == result["predicted"])
         assert exact["same"].tolist() == [len(pages)] * 2 and exact["p"].tolist() == [1, 1]
         assert exact["right"].tolist() == [right] * 2
-    once = ensemble.by_engine(ballots, pages, path, "one-pass", progress=False)
+    fewer = replace(settings, n_patches=4, n_even=4)  # than the file says
+    ballots = ensemble.votes(network, pages, fewer, progress=False)
+    exact = ensemble.by_engine(ballots, pages, path, "openvino", fewer, progress=False)
+    for a, b in zip(ballots, exact, strict=True):
+        np.testing.assert_allclose(a.logits, b.logits, atol=1e-4)
+    once = ensemble.by_engine(ballots, pages, path, "one-pass", fewer, progress=False)
     for a, b in zip(ballots, once, strict=True):
-        assert a.logits.shape == b.logits.shape == (len(a.strips), settings.n_patches, 3)
+        assert a.logits.shape == b.logits.shape == (len(a.strips), 4, 3)
         np.testing.assert_array_equal(a.centres, b.centres)
 
 
@@ -251,6 +257,31 @@ def test_an_unreadable_image_is_named_and_nothing_is_written(whole, hands_folder
     with pytest.raises(Problem, match="zz_9.png"):
         predict_files([tmp_path / "scans"], whole[2], tmp_path / "r.csv", progress=False)
     assert not (tmp_path / "r.csv").exists()
+
+
+def test_images_of_one_name_are_told_apart_by_their_folders(whole, hands_folder, tmp_path):
+    file = next((hands_folder / "test").iterdir())
+    twins = [tmp_path / part / file.name for part in "ab"]
+    for twin in twins:
+        twin.parent.mkdir()
+        shutil.copy(file, twin)
+    rows = predict_files(twins, whole[2], progress=False)
+    assert [row["filename"] for row in rows] == [str(twin) for twin in twins]
+
+
+def test_a_folder_as_out_is_refused_before_labelling(whole, hands_folder, tmp_path):
+    with pytest.raises(Problem, match="is a folder; name a file in it"):
+        predict_files([hands_folder / "test"], whole[2], tmp_path, progress=False)
+
+
+def test_a_name_that_the_terminal_cannot_show_is_escaped(whole, hands_folder, tmp_path):
+    file = next((hands_folder / "test").iterdir())
+    shutil.copy(file, tmp_path / "01_\udcff.png")  # a byte that is no UTF-8
+    command = [sys.executable, "-m", "digitlib", "predict", "--model", str(whole[2])]
+    command += ["--out", str(tmp_path / "r.csv"), str(tmp_path / "01_\udcff.png")]
+    how = {"capture_output": True, "text": True, "env": os.environ | {"PYTHONUTF8": "1"}}
+    done = subprocess.run(command, **how)
+    assert done.returncode == 0 and done.stdout.startswith("01_\\udcff.png")
 
 
 def without(path, out, *left, **changed):
@@ -319,7 +350,7 @@ def test_one_pass_is_shifted_to_what_patches_say_on_the_average(average, digits,
     exact = ensemble.votes(network, tops, settings, progress=False)
     apart = []
     for file in path, own:
-        once = ensemble.by_engine(exact, tops, file, "one-pass", progress=False)
+        once = ensemble.by_engine(exact, tops, file, "one-pass", settings, progress=False)
         both = zip(exact, once, strict=True)
         apart.append(np.mean([a.logits - b.logits for a, b in both], axis=(0, 1, 2)))
     np.testing.assert_allclose(apart[0], shift, atol=1e-5)

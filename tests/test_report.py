@@ -362,6 +362,35 @@ def test_notebooks_on_request_run_by_number_and_the_others_stay(home):
     assert json.loads((folder / "metrics.json").read_text())["notebooks"]["01_always"]
 
 
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ({"chosen": "01", "profile": "slow"}, "toy is a run of profile quick on"),
+        ({"chosen": "01", "dataset": "hands"}, "toy is a run of profile quick on"),
+        ({"chosen": " ,"}, "names none"),
+    ],
+)
+def test_further_notebooks_do_not_change_what_a_run_is(home, how, says):
+    books = home / "notebooks"
+    write_notebook(books, "01_always", "1")
+    assert run_report(run="toy", notebooks=books) == 0
+    before = (home / "reports" / "toy" / "run.json").read_text("utf-8")
+    with pytest.raises(Problem, match=says):
+        run_report(run="toy", notebooks=books, **how)
+    assert (home / "reports" / "toy" / "run.json").read_text("utf-8") == before
+
+
+def test_a_run_is_done_when_all_of_it_is(home):
+    books = home / "notebooks"
+    write_notebook(books, "01_broken", "1 / 0")
+    write_notebook(books, "02_whole", "1")
+    assert run_report(run="toy", notebooks=books) == 1
+    assert run_report(run="toy", notebooks=books, chosen="02") == 0  # that one went well
+    assert (
+        json.loads((home / "reports" / "toy" / "run.json").read_text("utf-8"))["status"] == "failed"
+    )
+
+
 def test_a_number_that_no_notebook_has_is_refused_before_anything_is_written(home):
     write_notebook(home / "notebooks", "01_always", "1")
     with pytest.raises(Problem, match="there are: 01"):

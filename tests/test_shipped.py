@@ -122,6 +122,24 @@ def test_a_run_is_shipped_with_what_its_folds_found(
             assert one.read(name) == two.read(name)
 
 
+def test_a_run_is_shipped_and_never_a_shipped_model_of_its_name(home):
+    """Else the run's evidence would stand on the old model's card."""
+    with pytest.raises(Problem, match="no such model"):
+        shipped.ship(shipped.DEFAULT, "ours")
+    with pytest.raises(Problem, match="run name"):
+        shipped.ship("../mine", "ours")
+
+
+def test_a_run_without_a_fold_is_not_shipped(home, tiny):
+    run = digitlib.REPORTS / "mine"
+    model.save(model.build(3, tiny).whole, ["a", "b", "c"], tiny, run / "model.keras")
+    numbers = {"numbers": {"folds": 3, "folds_run": 0, "variants": []}}
+    notebooks = {"03_training": {}, "08_folds": numbers}
+    (run / "metrics.json").write_text(json.dumps({"notebooks": notebooks}), "utf-8")
+    with pytest.raises(Problem, match="no fold was run"):
+        shipped.ship("mine", "ours")
+
+
 @pytest.mark.parametrize(
     ("text", "confidence"),
     [("0.5 (of two)", 0.5), ("1", 1.0), ("0", 0.0), ("1.1", None), ("nan", None), ("-1", None)]
