@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
 import cv2
 import keras
@@ -16,6 +18,7 @@ import pandas as pd
 
 from digitlib import Problem, evaluate, progress_bar, vlad
 from digitlib.dataset import Dataset, Page
+from digitlib.folds import Label
 from digitlib.results import softmax
 from digitlib.settings import Settings
 from digitlib.strips import all_tops, enhance, first_lines, network_input
@@ -63,7 +66,9 @@ class Baseline:
     """A fitted baseline: ``network`` takes what `_batch` makes of one image, and gives logits."""
 
     network: keras.Model
+    classes: list[str]
     settings: Settings
+    seconds: float  # that fitting took
 
     def probabilities(self, pages: Sequence[Page], progress: bool = True) -> np.ndarray:
         """(n, classes): softmax of the SVM's scores; all alike where there is no keypoint."""
@@ -73,6 +78,20 @@ class Baseline:
             if len(descriptors):
                 row[:] = np.asarray(self.network.predict_on_batch(_batch(descriptors)))[0]
         return softmax(logits)
+
+    def evaluated(
+        self, pages: Sequence[Page], progress: bool = True
+    ) -> tuple[pd.DataFrame, np.ndarray]:
+        """(result table, probabilities (n, classes)) of ``pages``.
+
+        They are labelled side by side, so the table's ``seconds`` are their mean.
+        """
+        start = time.perf_counter()
+        shares = self.probabilities(pages, progress)
+        each = (time.perf_counter() - start) / len(pages)
+        names, labels = zip(*((page.path.name, page.label) for page in pages), strict=True)
+        table = evaluate.result_table(names, labels, shares, self.classes)
+        return table.assign(seconds=round(each, 4)), shares
 
 
 def _network(n_classes: int, settings: Settings) -> tuple[keras.Model, keras.Model]:
@@ -92,6 +111,7 @@ def fit(
     Of the ``settings`` it heeds those of whole strips and of enhancement, scale, strip height and
     step, and seed. All rows train. Raises Problem for pages with too few keypoints.
     """
+    start = time.perf_counter()
     pages = [first_lines(page, settings.text) for page in pages]
     found = list(_keypoints_of(pages, settings, progress, "SIFT"))
     network, sums = _network(len(classes), settings)
@@ -113,21 +133,10 @@ def fit(
     if missing := sorted(set(classes) - labels):
         raise Problem(f"class {missing[0]}: its pages have no keypoint on ink; are they blank?")
     learner.learn()
-    return Baseline(network, settings)
+    return Baseline(network, classes, settings, time.perf_counter() - start)
 
 
-def evaluated(
-    dataset: Dataset, settings: Settings, progress: bool = True
-) -> tuple[pd.DataFrame, np.ndarray, float]:
-    """(result table, probabilities (n, classes), s to fit) of ``dataset``'s test images.
-
-    Images are labelled side by side, so the table's ``seconds`` are their mean.
-    """
-    start = time.perf_counter()
+def learn(dataset: Dataset, settings: Settings, folder: Path, progress: bool) -> Label:
+    """What labels images, for `folds.cross_validate`; nothing is kept in ``folder``."""
     fitted = fit(dataset.train, dataset.classes, settings, progress)
-    middle = time.perf_counter()
-    shares = fitted.probabilities(dataset.test, progress)
-    each = (time.perf_counter() - middle) / len(dataset.test)
-    names, labels = zip(*((page.path.name, page.label) for page in dataset.test), strict=True)
-    table = evaluate.result_table(names, labels, shares, dataset.classes)
-    return table.assign(seconds=round(each, 4)), shares, middle - start
+    return partial(fitted.evaluated, progress=progress)

@@ -4,12 +4,13 @@ In: the run folders under reports/, a baseline's labels in them, published label
 Out: tables: accuracy and cost, paired differences, missed images, accuracy by amount of text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pandas as pd
 
@@ -18,6 +19,7 @@ from digitlib.dataset import GENERATED, Dataset, Page
 from digitlib.pages import read_json
 from digitlib.report import run_folder
 from digitlib.results import NUMBERS
+from digitlib.settings import Settings
 
 PUBLISHED = "published_predictions.csv"  # filename, actual, and a column of labels a system
 TABLES = {  # what a system is called, and who recorded what its training and labelling cost
@@ -161,11 +163,36 @@ def pieces(page: Page, n: int) -> list[Page]:
     return [replace(page, path=p, image=part) for p, part in zip(paths, parts, strict=True)]
 
 
-def by_text(runs: list[str], dataset: Dataset, parts: list[int], seed: int = 1) -> pd.DataFrame:
-    """Accuracy of each run's model on the test images, each in n `pieces`, for n of ``parts``.
+def in_pieces(
+    label: Callable[[list[Page], int], pd.DataFrame],
+    dataset: Dataset,
+    parts: Sequence[int],
+    seed: int = 1,
+) -> list[dict]:
+    """A row for each n of ``parts``: parts, then as `score_table`, of test images in n `pieces`.
 
-    Columns: system, parts, then as `score_table`. A piece gets its share of the patches,
-    and keeps its size.
+    ``label``: gives the result table of pieces, and knows of their n.
+    """
+    rows = []
+    for n in sorted(set(parts)):
+        cut = [piece for page in dataset.test for piece in pieces(page, n)]
+        rows.append({"parts": n} | evaluate.label_scores(label(cut, n), seed))
+    return rows
+
+
+def _labelled(
+    network: keras.Model, classes: list[str], settings: Settings, cut: list[Page], n: int
+) -> pd.DataFrame:
+    """The result table of ``cut``, a piece with its share of the patches."""
+    shares = {key: -(-getattr(settings, key) // n) for key in ("n_patches", "n_even")}
+    how = replace(settings, **shares, fit_height=settings.fit_height and n == 1)
+    return ensemble.evaluated(cut, ensemble.votes(network, cut, how), classes, how)[0]
+
+
+def by_text(runs: list[str], dataset: Dataset, parts: list[int], seed: int = 1) -> pd.DataFrame:
+    """`in_pieces` of each run's model, and of its baseline where 06 has recorded them.
+
+    Columns: system, then as there. A piece gets its share of the patches, and keeps its size.
     """
     rows = []
     for run in dict.fromkeys(runs):
@@ -173,10 +200,8 @@ def by_text(runs: list[str], dataset: Dataset, parts: list[int], seed: int = 1) 
         metrics = read_json(run_folder(run) / "metrics.json")
         used = _recorded(metrics, "04_ensemble", "parameters") or {}
         settings = replace(settings, **{key: used[key] for key in ENSEMBLE if key in used})
-        for n in sorted(set(parts)):
-            cut = [piece for page in dataset.test for piece in pieces(page, n)]
-            shares = {key: -(-getattr(settings, key) // n) for key in ("n_patches", "n_even")}
-            how = replace(settings, **shares, fit_height=settings.fit_height and n == 1)
-            table, _ = ensemble.evaluated(cut, ensemble.votes(network, cut, how), classes, how)
-            rows.append({"system": run, "parts": n} | evaluate.label_scores(table, seed))
+        own = in_pieces(partial(_labelled, network, classes, settings), dataset, parts, seed)
+        of_baseline = _recorded(metrics, "06_baselines", "numbers", "by_text") or []
+        rows += [{"system": run} | row for row in own]
+        rows += [{"system": f"{run} baseline"} | r for r in of_baseline if r["parts"] in parts]
     return pd.DataFrame(rows)

@@ -28,8 +28,9 @@ LEAST_ROWS = 60  # px: what is left of a page above or below a band is dropped i
 # The files that results come from:
 CODE = (
     "settings dataset strips patches batches model vlad engine train ensemble results evaluate "
-    "variants folds"
+    "variants folds baseline"
 )
+Label = Callable[[list[Page]], tuple[pd.DataFrame, np.ndarray]]  # `ensemble.evaluated` of images
 
 # --- Bands ------------------------------------------------------------------------------------
 
@@ -77,6 +78,19 @@ def held_out(dataset: Dataset, fold: int, folds: int, height: int = 300) -> Data
 # --- Cross-validation -----------------------------------------------------------------------------
 
 
+def recipe(dataset: Dataset, settings: Settings, folder: Path, progress: bool) -> Label:
+    """What labels images by the recipe of ``settings``, trained on ``dataset``'s pages."""
+    network = train.train(dataset, settings, folder, progress).network
+    if settings.pooling == "vlad":  # it pays: these are thirty images a page
+        network = engine.compiled(network)
+
+    def label(pages: list[Page]) -> tuple[pd.DataFrame, np.ndarray]:
+        ballots = ensemble.votes(network, pages, settings, progress)
+        return ensemble.evaluated(pages, ballots, dataset.classes, settings)
+
+    return label
+
+
 def cross_validate(
     dataset: Dataset,
     settings: Settings,
@@ -86,16 +100,19 @@ def cross_validate(
     run: int | None = None,
     height: int = 300,
     images: Callable[[list[Page]], Images] = perturbed,
+    learn: Callable[[Dataset, Settings, Path, bool], Label] = recipe,
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """(result table with columns fold, variant, part; probabilities (n, classes)), row by row.
 
     Trains without a band of each page and labels the ``images`` of those bands, in the first
     ``run`` of ``folds`` (all if None). A finished fold stays in ``folder``, and counts as done
-    while settings, pages and code are the same. Raises Problem for pages that are too low.
+    while settings, pages and code are the same. ``learn``: `recipe`, or another that gives what
+    labels images, such as `baseline.learn`. Raises Problem for pages that are too low.
     """
     logging.getLogger("tensorflow").setLevel("ERROR")  # remarks on a network anew in every fold
     code = b"".join(Path(__file__).with_name(f"{n}.py").read_bytes() for n in CODE.split())
-    made_by = {"images": images.__name__, "code": hashlib.sha256(code).hexdigest()}
+    made_by = {"images": images.__name__, "learn": f"{learn.__module__}.{learn.__name__}"}
+    made_by["code"] = hashlib.sha256(code).hexdigest()
     tables, odds = [], [np.zeros((0, len(dataset.classes)), np.float32)]
     for fold in range(folds if run is None else min(run, folds)):
         held, place = held_out(dataset, fold, folds, height), Path(folder) / f"fold{fold}"
@@ -103,13 +120,9 @@ def cross_validate(
         done = place / "done.json"  # written last
         if not done.exists() or json.loads(done.read_text("utf-8")) != fingerprint:
             done.unlink(missing_ok=True)
-            network = train.train(held, settings, place / "training", progress).network
-            if settings.pooling == "vlad":  # it pays: these are thirty images a page
-                network = engine.compiled(network)
-            parted = []
+            label, parted = learn(held, settings, place / "training", progress), []
             for (variant, part), pages in images(held.test).items():
-                ballots = ensemble.votes(network, pages, settings, progress)
-                table, shares = ensemble.evaluated(pages, ballots, held.classes, settings)
+                table, shares = label(pages)
                 parted.append((table.assign(variant=variant, part=part), shares))
             evaluate.write_result_csv(pd.concat([t for t, _ in parted]), place / "result.csv")
             evaluate.save_probabilities(np.concatenate([p for _, p in parted]), place)

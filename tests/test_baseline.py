@@ -3,6 +3,7 @@
 In: drawn scans that can be checked by eye, small generated data sets, the real scans. Out: numbers.
 """
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +11,10 @@ import cv2
 import numpy as np
 import pytest
 
-from digitlib import Problem, baseline, vlad
+from digitlib import Problem, baseline, variants, vlad
 from digitlib.dataset import Page
 from digitlib.evaluate import is_correct
-from digitlib.folds import held_out
+from digitlib.folds import cross_validate, held_out
 from digitlib.settings import Settings
 
 SMALL = Settings(codebooks=2, clusters=8, components=16, whitened=20, strip_step=150)
@@ -160,10 +161,28 @@ def test_temperature_divides_the_scores(hands, fitted):
 
 
 def test_two_classes_have_a_probability_each(hands):
-    table, shares, seconds = baseline.evaluated(some(hands, 2), SMALL, progress=False)
+    two = some(hands, 2)
+    fitted = baseline.fit(two.train, two.classes, SMALL, progress=False)
+    table, shares = fitted.evaluated(two.test, progress=False)
     assert shares.shape == (4, 2) and is_correct(table).sum() >= 3
-    assert list(table["filename"]) == [page.path.name for page in some(hands, 2).test]
-    assert seconds > 0 and (table["seconds"] > 0).all()
+    assert list(table["filename"]) == [page.path.name for page in two.test]
+    assert fitted.seconds > 0 and (table["seconds"] > 0).all()
+
+
+def test_it_is_cross_validated_as_recipes_are(hands, tmp_path):
+    """On the same images, in the same columns; a recipe's finished folds are not taken for its."""
+    two = some(hands, 2)
+    how = {"run": 1, "progress": False, "learn": baseline.learn}
+    result, shares = cross_validate(two, SMALL, 3, tmp_path, **how)
+    bands = held_out(two, 0, 3)
+    fitted = baseline.fit(bands.train, two.classes, SMALL, progress=False)
+    images = variants.perturbed(bands.test)
+    assert len(result) == len(shares) == sum(map(len, images.values()))
+    own, _ = fitted.evaluated(images["larger", "third"], progress=False)
+    like = result[(result["variant"] == "larger") & (result["part"] == "third")]
+    assert like["predicted"].tolist() == own["predicted"].tolist()
+    made_by = json.loads((tmp_path / "fold0" / "done.json").read_text("utf-8"))
+    assert made_by["learn"] == "digitlib.baseline.learn"
 
 
 def test_a_blank_page_is_named_not_learnt_from(hands):

@@ -268,5 +268,11 @@ def test_less_text(home, digits, tiny):
     assert table["parts"].tolist() == [1, 3] and table["n"].tolist() == [n, 3 * n]
     assert (table["accuracy_low"] <= table["accuracy"]).all()
     pictures_of_runs.accuracy_by_text(table).savefig(home / "text.png")
+    told = [{"parts": n, "n": n * 2, "n_correct": n} for n in (1, 2)]
+    recorded = {"06_baselines": {"numbers": {"by_text": told}}}
+    (folder / "metrics.json").write_text(json.dumps({"notebooks": recorded}), "utf-8")
+    both = compare.by_text(["one"], digits, [3, 1], seed=1)
+    assert both["system"].tolist() == ["one", "one", "one baseline"]
+    assert both["parts"].tolist() == [1, 3, 1] and both["n_correct"].tolist()[2] == 1
     with pytest.raises(Problem, match="no such model"):
         compare.by_text(["two"], digits, [1])

@@ -429,7 +429,7 @@ def test_a_fold_of_other_settings_pages_or_images_is_done_again(
     assert len(counted) == 4
     monkeypatch.undo()
     state = json.loads((tmp_path / "fold0" / "done.json").read_text("utf-8"))
-    assert set(state) == {"settings", "pages", "images", "code"}
+    assert set(state) == {"settings", "pages", "images", "learn", "code"}
 
 
 def test_no_fold_gives_empty_tables_that_all_else_takes(digits, quick, tmp_path):
