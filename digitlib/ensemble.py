@@ -32,19 +32,15 @@ class Votes:
 
 
 def vote(network: keras.Model, page: Page, settings: Settings) -> Votes:
-    """Cut the ensemble's patches from every strip of ``page`` and run the network on them."""
-    start = time.perf_counter()
-    if settings.pooling == "vlad":  # all of the image in one pass
-        strip = strips.band(page, settings)
-        inputs = strips.network_inputs(strip.image, settings)
-        logits = np.asarray(vlad.outputs(network, inputs))[None]
-        centre = np.array([strip.image.shape[::-1]]) / 2
-        return Votes([strip], [centre], logits, time.perf_counter() - start)
-    items = strips.test_strips(page, settings)
-    centres = [patches.ensemble_centres(strip, settings, i) for i, strip in enumerate(items)]
-    batches = [patches.cut_all(s, c, settings) for s, c in zip(items, centres, strict=True)]
-    logits = np.stack([np.asarray(network.predict_on_batch(batch)) for batch in batches])
-    return Votes(items, centres, logits, time.perf_counter() - start)
+    """Run ``network`` on the ensemble's patches from every strip of ``page``."""
+    start, items = time.perf_counter(), predict.ensemble_of(page, settings)
+
+    def label(*inputs: np.ndarray) -> np.ndarray:
+        return np.asarray(vlad.outputs(network, list(inputs)))
+
+    way = predict.whole_strips if settings.pooling == "vlad" else predict.patch_by_patch
+    logits, (own, centres) = way(label, items, settings), zip(*items, strict=True)
+    return Votes(list(own), list(centres), logits, time.perf_counter() - start)
 
 
 def votes(

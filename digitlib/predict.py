@@ -6,7 +6,7 @@ and labelled by one of a few threads, so that a folder of any size needs the mem
 
 import importlib.util
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,37 +20,43 @@ from digitlib.patches import cut_all, ensemble_centres, windows
 from digitlib.results import combine, result_rows, write_rows
 from digitlib.settings import Settings
 from digitlib.shipped import read_card, sure_from
-from digitlib.strips import enhance, network_inputs, test_strips
+from digitlib.strips import Strip, band, network_inputs, test_strips
 
 ENGINES = ("auto", "openvino", "one-pass", "keras")
 MOST_PIXELS = 2**19  # of patches that go through the network at once: more wait for memory
 
+Ensemble = Sequence[tuple[Strip, np.ndarray]]  # strips, and their patches' centres (n, 2) x, y px
 Reader = Callable[[Page], np.ndarray]  # an image's logits (n_strips, n_patches, classes)
 
 
-def whole_strips(engine: Engine, page: Page, settings: Settings) -> np.ndarray:
-    """Logits (1, 1, classes) of ``page`` by STRIPS."""
-    return engine(*network_inputs(enhance(page.image, settings), settings))[None]
+def ensemble_of(page: Page, settings: Settings) -> Ensemble:
+    """The strips of ``page``, and on each the patches that label it; of a whole one its middle."""
+    if settings.pooling == "vlad":
+        strip = band(page, settings)
+        return [(strip, np.array([strip.image.shape[::-1]]) / 2)]
+    items = enumerate(test_strips(page, settings))
+    return [(strip, ensemble_centres(strip, settings, i)) for i, strip in items]
 
 
-def patch_by_patch(engine: Engine, page: Page, settings: Settings) -> np.ndarray:
-    """Logits (n_strips, n_patches, classes) of ``page`` by PATCHES: what `ensemble.vote` says."""
+def whole_strips(network: Callable, items: Ensemble, settings: Settings) -> np.ndarray:
+    """Logits (n_strips, 1, classes) by STRIPS; ``network``: an `Engine`, or called like one."""
+    return np.stack([network(*network_inputs(strip.image, settings)) for strip, _ in items])
+
+
+def patch_by_patch(network: Callable, items: Ensemble, settings: Settings) -> np.ndarray:
+    """Logits (n_strips, n_patches, classes) by PATCHES."""
     at_once, logits = max(1, MOST_PIXELS // settings.input_size**2), []
-    for i, strip in enumerate(test_strips(page, settings)):
-        batch = cut_all(strip, ensemble_centres(strip, settings, i), settings)
+    for strip, centres in items:
+        batch = cut_all(strip, centres, settings)
         parts = (batch[k : k + at_once] for k in range(0, len(batch), at_once))
-        logits.append(np.concatenate([engine(part) for part in parts]))
+        logits.append(np.concatenate([network(part) for part in parts]))
     return np.stack(logits)
 
 
-def one_pass(engine: Engine, page: Page, settings: Settings) -> np.ndarray:
+def one_pass(engine: Engine, items: Ensemble, settings: Settings) -> np.ndarray:
     """The same by ONE_PASS, nearly: the backbone sees every strip once."""
-    logits = []
-    for i, strip in enumerate(test_strips(page, settings)):
-        centres = ensemble_centres(strip, settings, i)
-        inputs = windows(strip, centres, settings, engine.stride)
-        logits.append(engine(*(item[None] for item in inputs))[0])
-    return np.stack(logits)
+    inputs = [windows(strip, centres, settings, engine.stride) for strip, centres in items]
+    return np.concatenate([engine(image[None], shares[None]) for image, shares in inputs])
 
 
 WAYS = {STRIPS: whole_strips, PATCHES: patch_by_patch, ONE_PASS: one_pass}
@@ -95,7 +101,8 @@ def reader(
     settings = settings or read_card(model)[1]
     compiled, way = Engine(model, graph, streams), WAYS[graph]
     # While one image is labelled, another is read from its file.
-    return lambda page: way(compiled, page, settings), 2 * streams if streams > 1 else 1
+    threads = 2 * streams if streams > 1 else 1
+    return lambda page: way(compiled, ensemble_of(page, settings), settings), threads
 
 
 def predict_files(

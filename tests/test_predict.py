@@ -22,7 +22,7 @@ from digitlib.__main__ import main
 from digitlib.engine import Engine
 from digitlib.evaluate import read_result_csv
 from digitlib.patches import cut_all, windows
-from digitlib.predict import chosen, patch_by_patch, predict_files, whole_strips
+from digitlib.predict import chosen, ensemble_of, patch_by_patch, predict_files, whole_strips
 from digitlib.settings import Settings
 from digitlib.strips import GRID, WIDE, Strip, enhance, network_input
 
@@ -166,7 +166,9 @@ def test_the_graph_of_patches_gives_the_network_s_logits(most, average, digits, 
     tall = max(digits.test, key=lambda page: page.image.shape[0])
     exact = ensemble.vote(network, tall, settings).logits
     assert exact.shape == (2, settings.n_patches, 3) and np.ptp(exact, axis=1).min() > 1e-4
-    np.testing.assert_allclose(patch_by_patch(read, tall, settings), exact, atol=1e-6)
+    np.testing.assert_allclose(
+        patch_by_patch(read, ensemble_of(tall, settings), settings), exact, atol=1e-6
+    )
 
 
 def test_engines_are_compared_image_by_image(whole, average, digits, hands):
@@ -399,7 +401,9 @@ def test_other_weights_give_other_labels(whole, hands, tmp_path):
             layer.set_weights([values[..., ::-1] for values in layer.get_weights()])
     turned = model.save(other, hands.classes, settings, tmp_path / "model.keras")
     one, two = (
-        whole_strips(Engine(p, precision="f32"), hands.test[0], settings)[0, 0]
+        whole_strips(Engine(p, precision="f32"), ensemble_of(hands.test[0], settings), settings)[
+            0, 0
+        ]
         for p in (path, turned)
     )
     np.testing.assert_allclose(one, two[::-1], atol=1e-3 * np.ptp(one))
