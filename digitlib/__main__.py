@@ -17,6 +17,7 @@ import digitlib
 from digitlib import Problem
 
 SHOWN = 40  # labels that `predict` prints; all are in its file
+MOST_SAID = 10_000  # characters of an error
 EXAMPLES = """examples:
   python -m digitlib report                                  the quick profile on generated digits
   python -m digitlib report --dataset my_pages/              the same on your own images
@@ -24,6 +25,11 @@ EXAMPLES = """examples:
   python -m digitlib report --list                           the profiles and parameters there are
   python -m digitlib predict strip.png --out result.csv      label images with the shipped model
 """
+
+
+def _shown(text: str) -> str:
+    """``text`` as a terminal may have it: names, and files, can hold control characters."""
+    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 @contextmanager
@@ -95,7 +101,7 @@ def predict(args: argparse.Namespace) -> int:
     model = find(args.model or DEFAULT)
     classes, _, about = read_card(model)
     known = about.get("data", f"{len(classes)} classes, {classes[0]} to {classes[-1]}")
-    print(f"model: {args.model or DEFAULT} ({known})", file=sys.stderr)
+    print(f"model: {args.model or DEFAULT} ({_shown(known)})", file=sys.stderr)
     from digitlib.predict import chosen, predict_files
 
     if chosen(args.engine, model) == "keras":
@@ -103,10 +109,11 @@ def predict(args: argparse.Namespace) -> int:
             import keras  # noqa: F401
 
     rows = predict_files(args.images, model, args.out, args.engine, sure=args.sure)
-    width = max(len(row["filename"]) for row in rows[:SHOWN])
+    width = max(len(_shown(row["filename"])) for row in rows[:SHOWN])
     for row in rows[:SHOWN]:
         mark = "  not sure" if row.get("sure") == "no" else ""
-        print(f"{row['filename']:<{width}}  {row['predicted']}  {row['confidence']:.3f}{mark}")
+        name = f"{_shown(row['filename']):<{width}}"
+        print(f"{name}  {row['predicted']}  {row['confidence']:.3f}{mark}")
     more = f", {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
     unsure = sum(row.get("sure") == "no" for row in rows)
     doubt = f"; not sure of {unsure}" if unsure else ""
@@ -295,7 +302,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return args.job(args)
     except Problem as problem:
-        lines = [line if line.isprintable() else ascii(line) for line in str(problem).splitlines()]
+        lines = [_shown(line) for line in str(problem)[:MOST_SAID].splitlines()]
         print("digitlib: error:", "\n".join(lines), file=sys.stderr)
         return 2
     except OSError as error:  # such as a full disk, or a folder that may not be written to

@@ -77,6 +77,12 @@ def _recorded(metrics: dict, notebook: str, *keys: str) -> Any:
     return value
 
 
+def _number(value: Any) -> float | None:
+    """``value``, if it is a number of this world; a stranger's file may hold anything."""
+    known = isinstance(value, int | float) and abs(value) < 1e12
+    return float(value) if known else None
+
+
 def _add(systems: Systems, file: Path, dataset: Dataset) -> None:
     """Read ``file`` into ``systems``; raises Problem if its images are not ``dataset``'s."""
     table, keys = evaluate.read_result_csv(file), ["filename", "actual"]
@@ -98,14 +104,15 @@ def _add(systems: Systems, file: Path, dataset: Dataset) -> None:
         own = _printable(name.format(column if published else file.parent.name))
         systems.results[own] = same[keys].assign(predicted=same[column].map(_printable))
         systems.costs[own] = {
-            "training_seconds": recorded(trained, "numbers", "seconds", "all"),
-            "seconds_per_image": recorded(used, "numbers", "seconds_per_image"),
+            "training_seconds": _number(recorded(trained, "numbers", "seconds", "all")),
+            "seconds_per_image": _number(recorded(used, "numbers", "seconds_per_image")),
             "device": recorded(used, "device"),
         }
         if not published:
-            recipe = read_json(file.parent / "run.json").get("profile", "?")
+            recipe = _printable(str(read_json(file.parent / "run.json").get("profile", "?")))
             kind = f"{recipe} baseline" if used == "06_baselines" else recipe
-            systems.learnt_from[own] = kind, recorded(trained, "parameters", "text") or 1.0
+            text = _number(recorded(trained, "parameters", "text"))
+            systems.learnt_from[own] = kind, text or 1.0
 
 
 def score_table(systems: Systems, seed: int = 1) -> pd.DataFrame:

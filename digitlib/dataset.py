@@ -134,6 +134,8 @@ def read_page(path: Path) -> Page:
                 raise Image.DecompressionBombError
             header.verify()  # a PNG's checksums to the end mark, which decoding does not ask for
             picture = Image.open(file, formats=FORMATS)
+            if picture.format == "BMP" and picture.mode == "1" and _bytes_a_pixel(picture):
+                raise ValueError("Pillow misreads 8-bit BMPs of two colours; save it as PNG")
             picture.load()  # all of it: a file that was cut off fails here
             image = _grey(picture)
     except Problem:
@@ -244,6 +246,11 @@ def raise_all(problems: list[str], where: Path | str) -> None:
 def _shown(path: Path) -> str:
     """The path as it can be printed: a name may hold control characters or undecodable bytes."""
     return str(path) if str(path).isprintable() else ascii(str(path))[1:-1]
+
+
+def _bytes_a_pixel(picture: Image.Image) -> bool:
+    """Whether a BMP that Pillow takes for one of 1 bit has 8: its rows are longer."""
+    return picture.tile[0].args[1] > (picture.width + 31) // 32 * 4
 
 
 def _grey(picture: Image.Image) -> np.ndarray:

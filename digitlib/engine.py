@@ -7,6 +7,7 @@ graph holds no weights: they are read from the model file, where there is only o
 import io
 import json
 import math
+import re
 import sys
 import tempfile
 import threading
@@ -15,10 +16,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
 import numpy as np
 
 from digitlib import Problem
+from digitlib.shipped import read_member
 
 if TYPE_CHECKING:
     import keras
@@ -26,8 +29,21 @@ if TYPE_CHECKING:
 WEIGHTS = "model.weights.h5"  # the member of a .keras file that Keras keeps the weights in
 # What a graph reads: whole strips (pooling vlad), patches one by one, their windows on a strip.
 STRIPS, PATCHES, ONE_PASS = "engine", "patches", "one_pass"
-MOST_GRAPH = 2**26  # bytes of the graph, unpacked
+MOST_GRAPH = 2**24  # bytes of the graph, and of its constants, unpacked
+MOST_KNOWN = 2**20  # of what is known of it
 MOST_WEIGHTS = 2**30  # bytes of all weights
+MOST_LAYERS = 10_000
+MOST_VALUES = 2**29  # that a layer gives
+# What `export` writes. Of anything else OpenVINO's reader may run into memory that is not its own.
+OPERATIONS = re.findall(
+    r"\w+",
+    """Abs Add AvgPool Clamp Concat Const Convert Convolution Divide Einsum Equal FloorMod Gather
+    Greater GreaterEqual GroupConvolution Less LogicalAnd LogicalXor MatMul Maximum Minimum Mod
+    Multiply NonZero NotEqual Parameter Power ReduceMax ReduceMean ReduceSum Reshape Result Select
+    ShapeOf Sign Squeeze StridedSlice Subtract Transpose Unsqueeze""",
+)
+SIZES_OF = {"f32": 4, "f16": 2, "i64": 8, "i32": 4, "i8": 1, "u8": 1, "boolean": 1}
+STRIDES = (0, 1, 2, 4, 8, 16, 32)  # of feature maps; 0: not known
 KINDS = ("<f2", "<f4")  # that weights are of
 MOST_SIZES = 4  # of inputs that the graph is compiled for one by one
 
@@ -199,16 +215,37 @@ def _read(path: Path, graph: str) -> tuple[bytes, bytes, dict, bytes]:
     if not has_graph(path, graph):
         raise Problem(f"{path}: holds no graph for OpenVINO; predict with --engine keras")
     with zipfile.ZipFile(path) as archive:
-        own = [archive.getinfo(name) for name in members(graph)]
-        if sum(item.file_size for item in own) > MOST_GRAPH:
-            raise Problem(
-                f"{path}: its graph has more than {MOST_GRAPH >> 20} MiB; predict with "
-                "--engine keras"
-            )
-        network, constants, about = (archive.read(item) for item in own)
-        if archive.getinfo(WEIGHTS).file_size > MOST_WEIGHTS:
-            raise Problem(f"{path}: its weights are more than {MOST_WEIGHTS >> 20} MiB")
-        return network, constants, json.loads(about), archive.read(WEIGHTS)
+        limits = (MOST_GRAPH, MOST_GRAPH, MOST_KNOWN, MOST_WEIGHTS)
+        names = (*members(graph), WEIGHTS)
+        try:
+            found = [read_member(archive, *item) for item in zip(names, limits, strict=True)]
+        except Problem as problem:
+            raise Problem(f"{path}: {problem}; use --engine keras") from None
+        network, constants, about, weights = found
+        _check(network, constants)
+        return network, constants, json.loads(about), weights
+
+
+def _check(network: bytes, constants: bytes) -> None:
+    """Raise ValueError for a graph that `export` cannot have written."""
+    if not network.startswith(b"<?xml") or b"<!" in network:
+        raise ValueError("no plain XML")
+    root = ElementTree.fromstring(network)
+    layers = root.findall("layers/layer")
+    if len(layers) != len(root.findall(".//layer")) or len(layers) > MOST_LAYERS:
+        raise ValueError("graphs within the graph, or too many layers")
+    for layer in layers:
+        kind, data = layer.get("type"), layer.find("data")
+        own = {} if data is None else data.attrib
+        if kind not in OPERATIONS or ("offset" in own) != (kind == "Const"):
+            raise ValueError(f"a layer {kind}")
+        if kind == "Const":
+            shape = [int(side) for side in own["shape"].split(",") if side.strip()]
+            start, size = int(own["offset"]), int(own["size"])
+            fits = 0 <= start <= start + size <= len(constants) and all(n >= 0 for n in shape)
+            # OpenVINO keeps a byte of an empty one.
+            if not fits or max(1, math.prod(shape) * SIZES_OF[own["element_type"]]) != size:
+                raise ValueError("a constant that does not fit")
 
 
 def _bound(core: Any, path: Path, graph: str) -> tuple[Any, dict]:
@@ -253,6 +290,21 @@ def _own_constants(network: Any) -> None:
                 target.replace_source_output(opset13.constant(item.data).output(0))
 
 
+def _check_sizes(network: Any) -> None:
+    """Raise ValueError if a layer would give more than MOST_VALUES numbers."""
+    for item in network.get_ordered_ops():
+        for output in item.outputs():
+            shape = output.partial_shape
+            if shape.is_static and math.prod(shape.to_shape()) > MOST_VALUES:
+                raise ValueError("a layer that fills memory")
+
+
+def _reason(error: Exception) -> str:
+    """The end of what OpenVINO says, which is where the reason stands."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines or [type(error).__name__])[-1][:200]
+
+
 class Engine:
     """A model's graph, compiled for this processor; may be called from several threads at once.
 
@@ -272,18 +324,21 @@ class Engine:
         core = _openvino().Core()
         try:
             network, about = _bound(core, path, graph)
-            self.stride = int(about.get("stride", 0))
+            self.stride = about.get("stride", 0)
+            if self.stride not in STRIDES:
+                raise ValueError("its stride")
             shift = np.array(about.get("shift", []), np.float32)
             self.shift = shift if shift.size else np.zeros(1, np.float32)
+            self.n_inputs = len(network.inputs)
             if self.shift.shape not in ((1,), (network.output(0).partial_shape[-1].get_length(),)):
                 raise Problem(f"{path}: its shift does not fit its graph; use --engine keras")
         except Problem:
             raise
         except Exception as error:  # a damaged file makes OpenVINO, HDF5 and json raise anything
-            reason = (str(error) or type(error).__name__).splitlines()[0]
             raise Problem(
-                f"{path}: its graph cannot be read ({reason}); use --engine keras"
+                f"{path}: its graph cannot be read ({_reason(error)}); use --engine keras"
             ) from error
+        self.path = path
         self.how = {"PERFORMANCE_HINT": "THROUGHPUT" if streams > 1 else "LATENCY"}
         if streams > 1:
             self.how["NUM_STREAMS"] = str(streams)
@@ -305,6 +360,7 @@ class Engine:
                     network = self.network.clone()
                     if at:
                         network.reshape(dict(enumerate(at)))
+                        _check_sizes(network)
                     self.compiled[at] = self.core.compile_model(network, "CPU", self.how)
             if at not in requests:
                 requests[at] = self.compiled[at].create_infer_request()
@@ -313,5 +369,12 @@ class Engine:
 
     def __call__(self, *inputs: np.ndarray) -> np.ndarray:
         """Logits, float32, of ``inputs`` as the network has them, plus ``shift``."""
-        request = self._request(tuple(item.shape for item in inputs))
-        return request.infer(dict(enumerate(inputs)), share_inputs=True)[0] + self.shift
+        try:
+            if len(inputs) != self.n_inputs:
+                raise ValueError(f"{self.n_inputs} inputs rather than {len(inputs)}")
+            request = self._request(tuple(item.shape for item in inputs))
+            return request.infer(dict(enumerate(inputs)), share_inputs=True)[0] + self.shift
+        except Exception as error:  # a graph that does not fit makes OpenVINO raise anything
+            raise Problem(
+                f"{self.path}: its graph cannot be run ({_reason(error)}); use --engine keras"
+            ) from error

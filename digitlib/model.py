@@ -110,8 +110,8 @@ def backbone(settings: Settings) -> keras.Model:
         try:
             with warnings.catch_warnings(action="ignore"):  # of layers that are not in a trunk
                 network.load_weights(path)
-        except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
-            errors.append(str(error).splitlines()[0])
+        except Exception as error:  # a damaged file makes zipfile and HDF5 raise anything
+            errors.append((str(error) or type(error).__name__).splitlines()[0])
             continue
         if layer not in [item.name for item in network.layers]:
             raise Problem(f"{path} reaches {reach}; LAYER {layer!r} lies beyond it, or is no layer")
@@ -310,7 +310,7 @@ def load(path: Path) -> tuple[keras.Model, list[str], Settings]:
         network = shell(len(classes), settings)
         with warnings.catch_warnings(action="ignore"):
             network.load_weights(path)
-    except (ValueError, OSError, KeyError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # a damaged file makes zipfile and HDF5 raise anything
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise Problem(f"{path}: its weights do not fit its settings ({reason})") from error
     return network, classes, settings

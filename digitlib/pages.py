@@ -18,6 +18,7 @@ from urllib.parse import quote, unquote
 import digitlib
 from digitlib import whole_file
 
+MOST_JSON = 2**26  # bytes
 ERROR_TAG = "papermill-error-cell-tag"  # papermill's own error cells; the page has a better one
 WIDGETS = "application/vnd.jupyter.widget-view+json"  # live only: a page has no kernel
 # What can run code or load something from elsewhere; a page needs none of it.
@@ -25,12 +26,29 @@ UNWANTED = ("script", "link", "iframe", "object", "embed", "base", "meta", "form
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in ``path``; {} if the file is missing, broken, or holds no object."""
+    """The object in ``path``; {} if the file is missing, broken, out of all proportion, or holds
+    no object."""
     try:
+        if not path.is_file() or path.stat().st_size > MOST_JSON:
+            return {}
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def recorded(metrics: Mapping[str, Any]) -> dict[str, dict]:
+    """What each notebook left in a run's metrics.json, which may be anybody's."""
+    notebooks = metrics.get("notebooks")
+    notebooks = notebooks if isinstance(notebooks, dict) else {}
+    return {name: entry for name, entry in notebooks.items() if isinstance(entry, dict)}
+
+
+def states_of(run: Mapping[str, Any]) -> list[dict]:
+    """The notebooks of a run.json that have a name and a status."""
+    listed = run.get("notebooks") if isinstance(run.get("notebooks"), list) else []
+    listed = [own for own in listed if isinstance(own, dict)]
+    return [s for s in listed if all(isinstance(s.get(key), str) for key in ("name", "status"))]
 
 
 def render(template: str, path: Path, **values: Any) -> Path:
@@ -39,16 +57,18 @@ def render(template: str, path: Path, **values: Any) -> Path:
 
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True)
-    environment.filters |= {"quote": lambda text: quote(str(text)), "duration": duration}
+    # Names that are no UTF-8 exist: their links break, and no more than that.
+    links = {"quote": lambda text: quote(str(text), errors="replace")}
+    environment.filters |= links | {"duration": duration}
     with whole_file(path) as aside:
         html = environment.get_template(template).render(**values)
-        aside.write_text(html, encoding="utf-8")
+        aside.write_text(html, encoding="utf-8", errors="backslashreplace")
     return path
 
 
 def duration(seconds: Any) -> str:
     """Seconds as a person says them: 8 s, 5 min 02 s, 3 h 20 min; "" for what is no number."""
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < 1e9:
         return ""
     whole = round(seconds)
     if whole < 60:
@@ -150,17 +170,19 @@ def write_page(
 
 def accuracy(metrics: Mapping[str, Any]) -> tuple[str, str] | None:
     """("95.7 %", "91.4 to 98.6 %, n = 140") from 05_confusion, else from the last that has one."""
-    notebooks = metrics.get("notebooks")
-    entries = dict(notebooks) if isinstance(notebooks, dict) else {}
-    ordered = [entries.pop("05_confusion", None), *reversed(list(entries.values()))]
+    entries = recorded(metrics)
+    ordered = [entries.pop("05_confusion", {}), *reversed(list(entries.values()))]
     for entry in ordered:
-        numbers = entry.get("numbers") if isinstance(entry, dict) else None
+        numbers = entry.get("numbers")
         if isinstance(numbers, dict) and isinstance(numbers.get("accuracy"), int | float):
-            text = f"{100 * numbers['accuracy']:.1f}\N{NO-BREAK SPACE}%"
+            try:
+                text = f"{100 * float(numbers['accuracy']):.1f}\N{NO-BREAK SPACE}%"
+            except OverflowError:
+                continue
             try:
                 low, high = 100 * numbers["accuracy_low"], 100 * numbers["accuracy_high"]
                 return text, f"{low:.1f} to {high:.1f}\N{NO-BREAK SPACE}%, n = {numbers['n']}"
-            except (KeyError, TypeError):
+            except (KeyError, TypeError, ValueError, OverflowError):
                 return text, ""
     return None
 
@@ -169,7 +191,6 @@ def run_row(folder: Path) -> dict[str, Any]:
     """What the index says about one run; tolerates missing and broken files."""
     run, metrics = read_json(folder / "run.json"), read_json(folder / "metrics.json")
     changed = run.get("parameters") if isinstance(run.get("parameters"), dict) else {}
-    notebooks = run.get("notebooks") if isinstance(run.get("notebooks"), list) else []
     modified = datetime.fromtimestamp(folder.stat().st_mtime, UTC).isoformat(timespec="seconds")
     status = str(run.get("status", "no run.json"))
     return {
@@ -182,7 +203,7 @@ def run_row(folder: Path) -> dict[str, Any]:
         "accuracy": accuracy(metrics),
         "seconds": run.get("seconds"),
         "pages": sorted(p.stem for p in folder.glob("[0-9]*.html")),
-        "errors": [n for n in notebooks if isinstance(n, dict) and n.get("error")],
+        "errors": [own for own in states_of(run) if own.get("error")],
         "files": [f for f in ("result.csv", "metrics.json", "run.json") if (folder / f).exists()],
     }
 

@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import json
 import math
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import digitlib
 from digitlib import Problem
 
 NOTEBOOKS = digitlib.ROOT / "notebooks"
+MOST_PROFILE = 2**20  # bytes
 TYPES = {"int": int, "float": float, "bool": bool, "str": str}
 TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 # Values that are names, not paths; anything else that exists is made absolute for the kernels.
@@ -71,7 +73,7 @@ def notebook_parameters(path: Path) -> dict[str, Parameter]:
 def typed(parameter: Parameter, value: Any) -> Any:
     """``value`` in the parameter's type; text (a command line, YAML's 2e-5) is parsed."""
     kind = TYPES[parameter.type]
-    if kind is float and type(value) is int:
+    if kind is float and type(value) is int and abs(value) < 2**63:
         return float(value)
     if type(value) is kind and (kind is not float or math.isfinite(value)):
         return value
@@ -80,10 +82,11 @@ def typed(parameter: Parameter, value: Any) -> Any:
             parsed = TRUTH[value.strip().lower()] if kind is bool else kind(value)
             if kind is not float or math.isfinite(parsed):
                 return parsed
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, OverflowError):
             pass
     wanted = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "text"}
-    raise Problem(f"{parameter.name} must be {wanted[parameter.type]}, not {value!r}")
+    shown = reprlib.repr(value)  # of a stranger's profile, which may be large
+    raise Problem(f"{parameter.name} must be {wanted[parameter.type]}, not {shown}")
 
 
 def read_profile(profile: str, notebooks: Path | None = None) -> dict[str, Any]:
@@ -95,10 +98,22 @@ def read_profile(profile: str, notebooks: Path | None = None) -> dict[str, Any]:
     if not path.is_file():
         there = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
         raise Problem(f"no profile {profile!r}; there are: {there}, or give a path to a .yaml file")
+
+    class OnceEach(yaml.SafeLoader):
+        """Refuses a name that is given twice, which YAML's would take for the last."""
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+            names = [self.construct_object(key) for key, _ in node.value]
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise ValueError(f"{twice[0]} is given twice")
+            return super().construct_mapping(node, deep)
+
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise Problem(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        if path.stat().st_size > MOST_PROFILE:
+            raise ValueError("too large for a profile")
+        values = yaml.load(path.read_text(encoding="utf-8"), OnceEach) or {}  # noqa: S506 (safe)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise Problem(f"{path}: not a profile: {' '.join(str(error).split())[:300]}") from None
     if not isinstance(values, dict):
         raise Problem(f"{path}: a profile is a flat map, one 'NAME: value' a line")
     return values
@@ -115,7 +130,10 @@ def settled(values: Mapping[str, Any], declared: Mapping[Path, dict[str, Paramet
             raise Problem(f"unknown parameter {name}; {hint}")
         checked[name] = typed(known[name], value)
         if name in NAMES and checked[name] not in NAMES[name]:
-            path = Path(checked[name]).expanduser()
+            try:
+                path = Path(checked[name]).expanduser()
+            except RuntimeError:  # the home of somebody unknown
+                path = Path(checked[name])
             if path.exists():  # kernels run in the notebooks folder: a relative path would break
                 checked[name] = str(path.resolve())
             elif name == "DATASET":

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from digitlib.settings import Settings
-from digitlib.strips import GRID, WIDE, Strip
+from digitlib.strips import GRID, WIDE, Strip, refuse_large
 
 CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 
@@ -129,6 +129,8 @@ def windows(
     # The network's layers pad by whether their input is odd: as on a patch, if the rest is GRID's.
     steps = np.array([WIDE, GRID])  # in x by more: each size is compiled once
     shape = size + steps * np.ceil((end - start - size) / steps).clip(0).astype(int)
+    refuse_large(*shape)
+    refuse_large(len(centres), shape.prod() / stride**2)
     matrix = np.array([[scale, 0, -start[0]], [0, scale, -start[1]]])
     flags = cv2.INTER_NEAREST if scale == 1 else cv2.INTER_LINEAR  # moved by whole pixels: the same
     how = {"flags": flags, "borderValue": strip.paper}

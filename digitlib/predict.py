@@ -133,7 +133,12 @@ def predict_files(
             page = read_page(file)
         except Problem as problem:
             return str(problem)
-        logits = read(page)
+        try:
+            logits = read(page)
+        except Problem as problem:
+            return f"{file}: {problem}"
+        if logits.ndim != 3 or logits.shape[2] != len(classes):
+            return f"{model}: its graph does not fit its classes; use --engine keras"
         return {
             "label": page.label,
             "probabilities": combine(logits, settings.combine),

@@ -24,7 +24,7 @@ from typing import Any
 
 import digitlib
 from digitlib import Problem, whole_file
-from digitlib.pages import read_json, write_index, write_page
+from digitlib.pages import read_json, recorded, states_of, write_index, write_page
 from digitlib.parameters import notebook_parameters, notebook_paths, read_profile, settled
 
 # What an earlier run of a name left, and a whole new one must not find:
@@ -120,6 +120,7 @@ def record(run: str, notebook: str, numbers: Mapping[str, Any], parameters: Any)
 
     path = run_folder(run) / "metrics.json"
     metrics, values = read_json(path), plain(parameters)
+    before = recorded(metrics)
     entry = {
         "numbers": numbers,
         "parameters": values,
@@ -131,8 +132,7 @@ def record(run: str, notebook: str, numbers: Mapping[str, Any], parameters: Any)
         "wall_seconds": round(time.time() - psutil.Process().create_time(), 1),
         "peak_memory_mb": round(peak_memory_mb()),
     }
-    notebooks = metrics.get("notebooks", {}) | {notebook: entry}
-    write_json(path, metrics | {"run": run, "notebooks": notebooks})
+    write_json(path, metrics | {"run": run, "notebooks": before | {notebook: entry}})
 
 
 def now() -> str:
@@ -199,6 +199,8 @@ def stderr_to(log: Path) -> Iterator[None]:
     Kernels inherit it: what TensorFlow says while it loads would break the progress lines.
     """
     sys.stderr.flush()
+    if log.is_symlink():  # a stranger's run folder: nothing outside is written to
+        log.unlink()
     before = os.dup(2)
     try:
         with log.open("ab") as file:
@@ -220,6 +222,7 @@ def execute(path: Path, out: Path, parameters: Mapping[str, Any]) -> str | None:
 
     logging.getLogger("papermill").setLevel(logging.ERROR)  # parameters are checked here already
     partial = out.with_name(f".{out.stem}.partial.ipynb")
+    partial.unlink(missing_ok=True)  # were it a link, what it names would be overwritten
     try:
         papermill.execute_notebook(
             nbformat.read(path, as_version=4),
@@ -309,8 +312,7 @@ def run_report(
             raise Problem(
                 f"{run} is a run of profile {theirs[0]} on {theirs[1]}: give both, or another --run"
             )
-        earlier = [s for s in before.get("notebooks", [])]
-        earlier = [s for s in earlier if isinstance(s, dict) and s.get("name") not in names]
+        earlier = [s for s in states_of(before) if s["name"] not in names]
     else:
         # An earlier run of this name must not lend its numbers; checkpoints and model may stay.
         for old in [*folder.glob("[0-9]*.ipynb"), *folder.glob("[0-9]*.html")]:
@@ -375,8 +377,8 @@ def run_report(
         raise
     finally:
         metrics = read_json(folder / "metrics.json")
-        entries = [e for e in metrics.get("notebooks", {}).values() if isinstance(e, dict)]
-        state["device"] = next((e["device"] for e in entries if "gpu" in e["device"]), device())
+        used = [str(entry.get("device")) for entry in recorded(metrics).values()]
+        state["device"] = next((name for name in used if "gpu" in name), device())
         save()
         keep = {key: state[key] for key in ("status", "seconds", "peak_memory_mb", "device")}
         write_json(folder / "metrics.json", metrics | {"run": run} | keep)

@@ -98,7 +98,8 @@ def write_rows(rows: Sequence[dict], path: Path) -> None:
     first = ["filename", "actual", "predicted"]
     names = first + [name for name in rows[0] if name not in first]
     table = [[_cell(name, row[name]) for name in names] for row in rows]
-    bare = any("\r" in cell for row in table for cell in row)  # so before Python 3.13
+    # A lone CR (before Python 3.13), and what other countries' spreadsheets separate cells by.
+    bare = any(mark in cell for row in table for cell in row for mark in "\r;\t")
     quoting = csv.QUOTE_ALL if bare else csv.QUOTE_MINIMAL
     how = {"encoding": "utf-8", "errors": "surrogateescape"}  # a file name need not be valid UTF-8
     with whole_file(path) as aside, aside.open("w", newline="", **how) as file:

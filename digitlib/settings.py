@@ -18,6 +18,7 @@ CHOICES = {
     "combine": ("probabilities", "logits", "vote"),
 }
 MOST_SCALES = 8  # at which strips are read
+MOST_PATCHES = 2**30  # bytes of one strip's
 MOST_WEIGHTS = 2**28  # of whitening VLAD vectors: a gigabyte
 RANGES = {  # smallest and largest value that means something
     "classes": (2, 10_000),
@@ -154,15 +155,23 @@ class Settings:
             raise Problem(f"N_EVEN ({self.n_even}) cannot exceed N_PATCHES ({self.n_patches})")
         if self.fit_height and self.pooling == "vlad":
             raise Problem("FIT_HEIGHT is for patches; with POOLING vlad strips keep their size")
-        vector = self.codebooks * self.clusters * self.components
-        layers = len(self.vlad_layers.split()) * len(self.scales)
-        if vector * self.whitened * layers > MOST_WEIGHTS:
-            raise Problem(
-                f"CODEBOOKS x CLUSTERS x COMPONENTS ({vector}) x WHITENED x layers make more than "
-                f"{MOST_WEIGHTS:,} weights: lower one of them"
-            )
         if not 32 <= self.input_size <= 1024:
             raise Problem(f"PATCH_SIZE x SCALE must be 32 to 1024 px, not {self.input_size}")
+        if self.n_patches * self.input_size**2 > MOST_PATCHES:
+            raise Problem(
+                f"N_PATCHES of {self.input_size} px a side must be less: they fill memory"
+            )
+        self.check_classes(2)
+
+    def check_classes(self, n: int) -> None:
+        """Raise Problem if whitening and labels of ``n`` classes make more than MOST_WEIGHTS."""
+        vector = self.codebooks * self.clusters * self.components
+        layers = len(self.vlad_layers.split()) * len(self.scales)
+        if max(vector, n) * self.whitened * layers > MOST_WEIGHTS:
+            raise Problem(
+                f"CODEBOOKS x CLUSTERS x COMPONENTS ({vector}) or {n} classes, times WHITENED and "
+                f"layers, make more than {MOST_WEIGHTS:,} weights: lower one of them"
+            )
 
     @property
     def input_size(self) -> int:

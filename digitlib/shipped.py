@@ -24,6 +24,21 @@ DATA = {  # what a model's classes are, by the data set it learnt from
 }
 SURE = "sure from"  # what the card calls the confidence from which on answers count as sure
 MOST_BYTES = 2**30  # of a model file, unpacked
+MOST_CARD = 2**24
+
+
+def read_member(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
+    """The content of ``name``, of up to ``most`` bytes; raises Problem for more.
+
+    What a file says of its members' sizes need not be true: no more than that is ever unpacked.
+    """
+    member = archive.getinfo(name)
+    if member.file_size > most:
+        raise Problem(f"its {name} has more than {most / 2**20:.0f} MiB")
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise Problem(f"its {name} is packed in a way that digitlib does not use")
+    with archive.open(member) as file:
+        return file.read(member.file_size)
 
 
 def read_card(path: Path) -> tuple[list[str], Settings, dict[str, str]]:
@@ -35,13 +50,14 @@ def read_card(path: Path) -> tuple[list[str], Settings, dict[str, str]]:
         with zipfile.ZipFile(path) as archive:
             if sum(member.file_size for member in archive.infolist()) > MOST_BYTES:
                 raise Problem(f"unpacks to more than {MOST_BYTES >> 20} MiB")
-            card = json.loads(archive.read(CARD))
+            card = json.loads(read_member(archive, CARD, MOST_CARD))
         classes, settings = card["classes"], Settings(**(card["settings"] | {"weights": "none"}))
         well_formed = isinstance(classes, list) and all(isinstance(c, str) for c in classes)
         if not well_formed or not 2 <= len(set(classes)) == len(classes) <= 100_000:
             raise Problem("its class names are not 2 to 100000 different texts")
-        if not all(0 < len(label) <= 64 for label in classes):
-            raise Problem("its class names are not of 1 to 64 characters")
+        if not all(0 < len(label) <= 64 and label.isprintable() for label in classes):
+            raise Problem("its class names are not of 1 to 64 printable characters")
+        settings.check_classes(len(classes))
         about = {str(key): str(value)[:500] for key, value in card.get("about", {}).items()}
     except FileNotFoundError:
         raise Problem(

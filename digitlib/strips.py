@@ -11,11 +11,12 @@ from functools import cached_property
 import cv2
 import numpy as np
 
-from digitlib import progress_bar
+from digitlib import Problem, progress_bar
 from digitlib.dataset import Page
 from digitlib.settings import Settings
 
 PAPER = 255
+MOST_INPUT = 2**25  # px that a network reads at once: A4 at 600 dpi
 GRID = 32  # px: MobileNetV2's coarsest stride; inputs are padded to a multiple of it in height,
 WIDE = 64  # px: and of this in width, so that strips come in few sizes, each compiled once
 REACH = 45  # px, half a line's pitch: how far an edge may move to a row between two lines
@@ -49,6 +50,15 @@ class Strip:
         return np.stack([columns[order], rows[order]], axis=1).astype(kind)
 
 
+def refuse_large(width: float, height: float) -> None:
+    """Raise Problem for more than MOST_INPUT pixels: what a network makes of them fills memory."""
+    if width * height > MOST_INPUT:
+        raise Problem(
+            f"{width:.0f} x {height:.0f} px are too many at once: cut the image into smaller ones, "
+            "or scan at 300 dpi"
+        )
+
+
 def enhance(image: np.ndarray, settings: Settings) -> np.ndarray:
     """CLAHE, Gaussian blur and, with `fit_height`, resize of a strip: (h, w) uint8 -> (h', w').
 
@@ -62,6 +72,7 @@ def enhance(image: np.ndarray, settings: Settings) -> np.ndarray:
         image = cv2.GaussianBlur(image, (size, size), 0)
     if settings.fit_height and image.shape[0] != settings.strip_height:
         width = max(1, round(image.shape[1] * settings.strip_height / image.shape[0]))
+        refuse_large(width, settings.strip_height)
         image = cv2.resize(image, (width, settings.strip_height), interpolation=cv2.INTER_AREA)
     return image
 
@@ -190,6 +201,7 @@ def _at_scale(image: np.ndarray, writing: np.ndarray, scale: float) -> np.ndarra
     # Means of all that a pixel covers; above a half bilinear sampling sees that too, and faster.
     how = cv2.INTER_AREA if scale <= 0.5 else cv2.INTER_LINEAR
     shape = size[1] + -size[1] % GRID, size[0] + -size[0] % WIDE
+    refuse_large(*shape)
     both = np.empty((2, *shape), np.uint8)
     for plane, layer, beyond in zip(both, layers, (PAPER, 0), strict=True):
         plane[size[1] :], plane[:, size[0] :] = beyond, beyond

@@ -84,6 +84,13 @@ def two_colours() -> Image.Image:
     return image
 
 
+def two_greys() -> Image.Image:
+    """What BMP keeps in 8 bits a pixel, with a palette of black and white."""
+    image = Image.fromarray((BILEVEL > 0).astype(np.uint8), "P")
+    image.putpalette([0, 0, 0, 255, 255, 255])
+    return image
+
+
 def pages_of_tiff(path: Path) -> None:
     second = Image.new("L", (50, 50))
     Image.fromarray(GREY).save(path, save_all=True, append_images=[second])
@@ -124,6 +131,7 @@ GREY16 = GREY.astype(np.uint16) * 257
         ("a_1.tif", image("1", compression="group4"), BILEVEL, 0),  # as fax and archive scanners do
         ("a_1.png", image("L"), GREY, 0),  # 8-bit
         ("a_1.bmp", image("L"), GREY, 0),
+        ("a_1.bmp", image("1"), BILEVEL, 0),
         ("a_1.JPEG", image("L", quality=100), GREY, 2),  # the suffix in capitals
         ("a_1.webp", image("RGB", lossless=True), GREY, 0),
         ("a_1.png", image("RGB"), GREY, 0),
@@ -197,6 +205,7 @@ BOMB = BOMB[:29] + IHDR_CRC + BOMB[33:]
         ("a_1.tif", saved("L", "TIFF", 0.5), "cannot be read"),
         ("a_1.bmp", saved("L", "BMP", 0.5), "cannot be read"),
         ("a_1.webp", saved("RGB", "WEBP", 0.5), "cannot be read"),
+        ("a_1.bmp", picture(two_greys), "8-bit BMPs"),  # half of its pixels would be wrong
         ("a_1.tif", saved("F", "TIFF"), "32-bit"),  # nothing says which number is white
         ("a_1.png", saved("L", "PNG", 1, (31, 40)), "31 x 40 px"),  # a pixel too narrow
         ("a_1.png", saved("L", "PNG", 1, (40, 31)), "40 x 31 px"),  # a pixel too low

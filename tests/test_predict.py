@@ -9,13 +9,14 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import cv2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from digitlib import Problem, engine, ensemble, model, predict, shipped, vlad
 from digitlib.__main__ import main
@@ -312,12 +313,72 @@ def test_a_model_without_a_graph_is_read_by_keras(whole, hands_folder, tmp_path)
         ({"engine_json": b'{"spans": [], "stride": 8}'}, "graph"),
         ({"engine_json": b'{"spans": [[0, "O", [1]]], "stride": 8}'}, "do not fit"),
         ({"engine_json": b"{"}, "graph"),
+        ({"engine_json": b"[" * 100_000}, "graph"),
+        ({"engine_json": b'{"spans": [], "stride": 3}'}, "graph"),
+        ({"engine_json": b" " * (engine.MOST_KNOWN + 1)}, "engine.json has more than 1 MiB"),
     ],
 )
 def test_a_damaged_graph_is_a_problem(whole, tmp_path, changed, complaint):
     path = without(whole[2], tmp_path / "model.keras", **changed)
     with pytest.raises(Problem, match=complaint):
         Engine(path)
+
+
+CONST = b'type="Const"'
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [  # OpenVINO itself reads most of these, and crashes, hangs or reads what is not its own
+        (CONST, b'type="MaxPool"'),  # another operation, whose attributes are missing
+        (CONST, b'type="AvgPool"'),  # one that is used elsewhere
+        (b'<?xml version="1.0"?>', b"\x08\x07"),  # ONNX, which may name files to read
+        (b'<?xml version="1.0"?>', b'<?xml version="1.0"?><!DOCTYPE a [<!ENTITY b "c">]>'),
+        (b'size="8"', b'size="4"'),
+        (b'shape="2"', b'shape="4611686018427387906"'),  # eight times that are 16, in 64 bits
+        (b'offset="0"', b'offset="-8"'),
+        (b'offset="0"', b'offset="99999999"'),
+        (
+            b"</layers>",
+            b'<layer type="Loop"><body><layers><layer/></layers></body></layer></layers>',
+        ),
+        (b"</layers>", b'<layer type="Abs"/>' * 10_000 + b"</layers>"),
+    ],
+)
+def test_a_graph_that_export_does_not_write_is_refused(old, new, whole, tmp_path):
+    graph = zipfile.ZipFile(whole[2]).read("engine.xml")
+    assert old in graph
+    path = without(whole[2], tmp_path / "model.keras", engine_xml=graph.replace(old, new, 1))
+    with pytest.raises(Problem, match="graph cannot be read.*use --engine keras"):
+        Engine(path)
+
+
+def test_a_layer_that_fills_memory_is_not_run(whole, hands, monkeypatch):
+    monkeypatch.setattr(engine, "MOST_VALUES", 1000)
+    items = ensemble_of(hands.test[0], whole[1])
+    with pytest.raises(Problem, match="fills memory"):
+        whole_strips(Engine(whole[2]), items, whole[1])
+
+
+def test_inputs_that_a_graph_has_not_are_a_problem(whole):
+    read = Engine(whole[2])
+    for inputs in [], [np.zeros((1, 2, 64, 64), np.uint8)] * 2, [np.zeros((3, 3), np.float32)]:
+        with pytest.raises(Problem, match="cannot be run"):
+            read(*inputs)
+
+
+@pytest.mark.parametrize("shape", [(3_000_000, 33), (33, 3_000_000), (9_000, 9_000)])
+def test_an_image_too_large_for_the_network_is_named(shape, whole, tmp_path):
+    """It would take more memory than there is, though its file is small."""
+    file = tmp_path / "01_huge.png"
+    Image.new("1", shape, 1).save(file)
+    _, settings, path = whole
+    monster = replace(settings, scale=1.0)
+    items = tmp_path / "model.keras"
+    card = {"classes": list("abcdef"), "settings": asdict(monster)}
+    without(path, items, **{shipped.CARD.replace(".", "_"): json.dumps(card)})
+    with pytest.raises(Problem, match="01_huge.png: .* px are too many at once"):
+        predict_files([file], items, progress=False)
 
 
 def test_weights_of_another_shape_are_refused(whole, tmp_path):

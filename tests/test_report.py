@@ -246,7 +246,16 @@ def test_index_shows_accuracy_with_interval_and_the_failure(finished):
         ({"DATASET": 3}, "quick", "DATASET must be text"),
         ({"DATASET": "digit"}, "quick", "digit: no such folder"),
         ({}, "quik", "no profile 'quik'; there are: quick, slow"),
-        ({}, "broken.yaml", "not YAML"),
+        ({}, "broken.yaml", "not a profile"),
+        ({}, "twice.yaml", "SEED is given twice"),
+        ({}, "latin.yaml", "not a profile"),
+        ({}, "date.yaml", "not a profile"),
+        ({}, "deep.yaml", "not a profile"),
+        ({}, "digits.yaml", "not a profile"),
+        ({}, "huge.yaml", "too large"),
+        ({}, "laughs.yaml", "SEED must be a whole number, not ["),  # a billion, shown in a line
+        ({}, "infinite.yaml", "RATE must be a number"),
+        ({}, "nobody.yaml", "~nosuchuser/data: no such folder"),
         ({}, "list.yaml", "flat map"),
         ({}, "unknown.yaml", "unknown parameter EPOCH"),
     ],
@@ -258,6 +267,16 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
     (home / "broken.yaml").write_text("SEED: [1\n")
     (home / "list.yaml").write_text("- SEED\n")
     (home / "unknown.yaml").write_text("EPOCH: 1\n")
+    (home / "twice.yaml").write_text("SEED: 1\nRATE: 2\nSEED: 3\n")
+    (home / "latin.yaml").write_bytes(b"DATASET: h\xe4nde\n")
+    (home / "date.yaml").write_text("SEED: 2001-99-99\n")
+    (home / "deep.yaml").write_text("[" * 100_000)
+    (home / "digits.yaml").write_text(f"SEED: {'9' * 5000}\n")
+    (home / "huge.yaml").write_text("#" * 2**21)
+    laughs = [f"L{i}: &l{i} [{', '.join([f'*l{i - 1}' if i else 'ha'] * 9)}]" for i in range(9)]
+    (home / "laughs.yaml").write_text("SEED: [" + ", ".join(x[4:] for x in laughs) + "]\n")
+    (home / "infinite.yaml").write_text(f"RATE: 1{'0' * 400}\n")
+    (home / "nobody.yaml").write_text("DATASET: ~nosuchuser/data\n")
     monkeypatch.chdir(home)
     with pytest.raises(Problem, match=re.escape(says)):
         run_report(profile, parameters, notebooks=home / "notebooks")
@@ -391,6 +410,22 @@ def test_a_run_is_done_when_all_of_it_is(home):
     )
 
 
+@pytest.mark.parametrize("notebooks", [5, [1], [{}], [{"name": 5}], [{"name": "09_a"}]])
+@pytest.mark.parametrize("metrics", [{"notebooks": [1]}, {"notebooks": {"a": {}, "b": 1}}])
+def test_a_stranger_s_run_can_be_gone_on_with(notebooks, metrics, home):
+    folder, outside = home / "reports" / "toy", home / "outside.txt"
+    folder.mkdir(parents=True)
+    outside.write_text("mine")
+    (folder / "run.json").write_text(json.dumps({"notebooks": notebooks}))
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    for name in "kernels.log", ".01_always.partial.ipynb":
+        (folder / name).symlink_to(outside)  # nothing outside the folder is written to
+    write_notebook(home / "notebooks", "01_always", RECORD.format(name="01_always", numbers="{}"))
+    assert run_report(run="toy", notebooks=home / "notebooks", chosen="01") == 0
+    assert outside.read_text() == "mine"
+    assert "01_always" in json.loads((folder / "metrics.json").read_text())["notebooks"]
+
+
 def test_a_number_that_no_notebook_has_is_refused_before_anything_is_written(home):
     write_notebook(home / "notebooks", "01_always", "1")
     with pytest.raises(Problem, match="there are: 01"):
@@ -440,6 +475,13 @@ def test_index_survives_broken_foreign_and_hostile_runs(home):
         "broken/run.json": "{",
         "listed/run.json": "[1]",
         "odd/run.json": json.dumps({"parameters": [1], "notebooks": "no", "seconds": "x"}),
+        "endless/run.json": '{"seconds": Infinity, "notebooks": [1, {}, {"name": 5, "error": 1}]}',
+        "nan/run.json": '{"seconds": NaN, "profile": "\\ud800", "dataset": []}',
+        "nan/metrics.json": '{"notebooks": {"a": {"numbers": {"accuracy": 1%s}}}}' % ("0" * 400),
+        "ends/metrics.json": json.dumps(
+            {"notebooks": {"a": {"numbers": {"accuracy": 1, "accuracy_low": "x"}}}}
+        ),
+        "deep/run.json": "[" * 100_000,
         "odd/metrics.json": json.dumps(
             {"notebooks": {"05_confusion": {"numbers": {"accuracy": "x"}}}}
         ),
@@ -456,7 +498,7 @@ def test_index_survives_broken_foreign_and_hostile_runs(home):
     html = write_index().read_text(encoding="utf-8")
     soup = BeautifulSoup(html, "html.parser")
     rows = [" ".join(row.get_text(" ").split()) for row in soup.tbody.find_all("tr")]
-    assert len(rows) == 7 and rows[0].startswith("alive not finished")  # the newest first
+    assert len(rows) == 11 and rows[0].startswith("alive not finished")  # the newest first
     assert not soup.find("script") and "&lt;script&gt;alert(1)" in html
     assert any(row.startswith("hand") and "50.0 %" in row for row in rows)
     assert not any(row.startswith("empty") for row in rows)

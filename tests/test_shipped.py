@@ -4,6 +4,7 @@ In: the models in digitlib/weights. Out: cards, paths, labels.
 """
 
 import json
+import tracemalloc
 import zipfile
 from dataclasses import replace
 
@@ -52,12 +53,38 @@ def test_other_names_are_refused_with_what_there_is(home, name):
         shipped.find(name)
 
 
+MANY = {"pooling": "vlad", "whitened": 4096, "codebooks": 1, "clusters": 2, "components": 2}
+
+
+@pytest.mark.parametrize("packed", [zipfile.ZIP_BZIP2, zipfile.ZIP_DEFLATED])
+def test_what_a_file_says_of_its_sizes_is_not_believed(packed, tmp_path):
+    """Of 64 MiB that are said to be 100 bytes no more than these are unpacked."""
+    path = tmp_path / "model.keras"
+    with zipfile.ZipFile(path, "w", packed) as archive:
+        archive.writestr(shipped.CARD, b"[" * 2**26)
+    content = path.read_bytes()
+    path.write_bytes(content.replace((2**26).to_bytes(4, "little"), (100).to_bytes(4, "little")))
+    tracemalloc.start()
+    with pytest.raises(Problem, match="not a model"):
+        shipped.read_card(path)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 2**23
+
+
 @pytest.mark.parametrize(
     "card, reason",
     [
         ({"classes": ["a"], "settings": {}}, "class names"),
         ({"classes": ["a", "a"], "settings": {}}, "class names"),
         ({"classes": ["a", "b" * 65], "settings": {}}, "characters"),
+        ({"classes": ["a", "b\x1b[2J"], "settings": {}}, "printable"),  # would clear the terminal
+        ({"classes": ["a", "b\ud800"], "settings": {}}, "printable"),  # no file could hold it
+        ({"classes": [str(i) for i in range(100_000)], "settings": MANY}, "100000 classes"),
+        (
+            {"classes": ["a", "b"], "settings": {"n_patches": 10_000, "patch_size": 2048}},
+            "N_PATCHES",
+        ),
         ({"classes": ["a", "b"], "settings": {"no_such": 1}}, "no_such"),
         ({"classes": ["a", "b"], "settings": {"clusters": 10**9}}, "CLUSTERS"),
         ({"classes": ["a", "b"], "settings": {}, "about": []}, "not a model"),
