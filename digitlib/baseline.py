@@ -21,7 +21,7 @@ from digitlib.dataset import Dataset, Page
 from digitlib.folds import Label
 from digitlib.results import softmax
 from digitlib.settings import Settings
-from digitlib.strips import all_tops, enhance, first_lines, network_input
+from digitlib.strips import enhance, first_lines, network_input, strip_tops
 
 LARGEST = 20.0  # px of the page: wider keypoints are gaps between words or lines, not strokes
 REACH = 5  # px of the input: a keypoint in the bend of a stroke lies beside the ink
@@ -124,7 +124,7 @@ def fit(
     number, labels = {label: i for i, label in enumerate(classes)}, set()
     windows = zip(pages, found, strict=True)
     for page, (places, descriptors) in progress_bar(windows, progress, desc="VLAD", unit="page"):
-        for top in all_tops(page.image.shape[0], height, settings.strip_step):
+        for top in strip_tops(page.image.shape[0], height, settings.strip_step):
             inside = (top <= places[:, 1]) & (places[:, 1] < top + height)
             if inside.any():
                 vectors = sums.predict_on_batch(_batch(descriptors[inside]))

@@ -82,30 +82,27 @@ def strip_tops(height: int, strip_height: int, step: int) -> list[int]:
     return list(range(0, height - strip_height + 1, step)) or [0]
 
 
-def all_tops(height: int, strip_height: int, step: int) -> list[int]:
-    """`strip_tops`, and one that ends at the bottom, if rows are left below the last."""
-    tops = strip_tops(height, strip_height, step)
-    return tops if tops[-1] + strip_height >= height else [*tops, height - strip_height]
-
-
 def split_tops(height: int, settings: Settings) -> tuple[list[int], list[int]]:
     """(training tops, validation tops) of a page of ``height`` px.
 
     `paper`: the last two strips validate, as in the original; they overlap the training strips.
     `lines`: the page's bottom strip validates, and training strips end above it. A page lower than
     two strips cannot be divided so: its strip is both, and validation says nothing about new text.
-    `none`: all lines train, and validation says nothing either.
+    `none`: all strips train, and validation says nothing either. (What is left below the last of
+    them, less than a step, does not: with it as many held-out lines were right, or fewer.)
     """
     strip, step = settings.strip_height, settings.strip_step
     tops = strip_tops(height, strip, step)
     if settings.split == "none":
-        tops = all_tops(height, strip, step)
         return tops, tops[-1:]
     if settings.split == "paper" and len(tops) > 2:
         return tops[:-2], tops[-2:]
     if settings.split == "lines" and height >= 2 * strip:
         bottom = height - strip
-        return all_tops(bottom, strip, step), [bottom]
+        training = strip_tops(bottom, strip, step)
+        if training[-1] + strip < bottom:  # the rows between the last step and the bottom strip
+            training.append(bottom - strip)
+        return training, [bottom]
     return tops, tops
 
 

@@ -22,7 +22,7 @@ from sklearn.svm import LinearSVC
 from digitlib import Problem, cores, engine, progress_bar
 from digitlib.dataset import Page
 from digitlib.settings import Settings
-from digitlib.strips import GRID, PAPER, all_tops, enhance, ink, network_inputs, split_tops
+from digitlib.strips import GRID, PAPER, enhance, network_inputs, split_tops, strip_tops
 
 LEAST_INK = 0.02  # of a position's cell: less is an edge, or dust
 LEAST_KEPT = 64  # directions of a whitened VLAD vector, however few the classes
@@ -30,7 +30,6 @@ LEARNT_FROM = 30_000  # local features that whitening and codebooks are learnt f
 MOST_SAMPLED = 128  # sheets that these come from
 BEYOND = 1e9  # more than any feature is near to a centre
 STEP = 128  # numbers of positions are rounded up to its multiples: each is new to OpenVINO once
-LEAST_WRITTEN = 0.1  # of the ink of a page's windows, on the average: in less is no line to learn
 LESS_TEXT = 3  # so much lower than a strip are further windows: one line where a strip has three
 PEN_SIGMA = 1.0  # px: blur that turns a step of the pen's edge into a slope
 
@@ -273,13 +272,12 @@ class _Sheets(Sequence):
         width, size, slant = self.changes[i % len(self.changes)]
         tops, _ = split_tops(page.image.shape[0], settings)
         end = min(tops[-1] + settings.strip_height, page.image.shape[0])
-        above = np.concatenate([[0], ink(page.image[:end]).sum(axis=1).cumsum()])  # px of ink
-        strip, windows = settings.strip_height, []
-        for height, less in (strip, 1), (strip // LESS_TEXT, 2):
-            tops = np.array(all_tops(end, height, -(-settings.strip_step // less)))
-            inks = above[np.minimum(tops + height, end)] - above[tops]
-            tops = tops[inks >= LEAST_WRITTEN * inks.mean()]
-            windows += [(top * size, (top + height) * size) for top in tops.tolist()]
+        strip, step = settings.strip_height, settings.strip_step
+        windows = [
+            (top * size, (top + height) * size)
+            for height, step in ((strip, step), (strip // LESS_TEXT, -(-step // 2)))
+            for top in strip_tops(end, height, step)
+        ]
         image = page.image[:end]
         image = pen(image, width) if width else image
         image = resized(image, size, slant) if (size, slant) != (1, 0) else image

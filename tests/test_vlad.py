@@ -4,14 +4,12 @@ In: features small enough to add up on paper; generated hands; real scans. Out: 
 """
 
 from dataclasses import replace
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
 from digitlib import Problem, engine, ensemble, folds, model, vlad
-from digitlib.dataset import Page
 from digitlib.settings import Settings
 from digitlib.strips import PAPER, network_input, network_inputs
 
@@ -346,25 +344,15 @@ def test_several_scales_are_read_and_add_up(reader, hands, tmp_path):
     assert known.scales == [0.5, 0.7]
 
 
-def test_all_rows_of_a_page_are_in_windows(hands):
-    """Also those that no step of 80 px reaches: without validation they are there to learn from."""
+def test_windows_are_strips_and_thirds_of_them(hands):
+    """Each further down by a step, or half of one; and where the page is larger, they are too."""
     settings = Settings(pooling="vlad", split="none", pen_change=0, size_change=0, slant_change=0)
-    page = replace(hands.train[0], image=hands.train[0].image[:450])
+    page = replace(hands.train[0], image=hands.train[0].image[:380])
     (sheet,) = vlad._Sheets([page], settings)
-    strips = [(0, 300), (80, 380), (150, 450)]
-    thirds = [(top, top + 100) for top in (*range(0, 321, 40), 350)]
-    assert sheet.windows == strips + thirds
-
-
-def test_nothing_is_learnt_where_nothing_is_written():
-    """Rows 20 to 109 have ink: of the windows from 80 on 30 rows, of those from 120 on none."""
-    image = np.full((450, 200), PAPER, np.uint8)
-    image[20:110, 100:130] = 0
-    settings = Settings(pooling="vlad", split="none", pen_change=0, size_change=0, slant_change=0)
-    (sheet,) = vlad._Sheets([Page(Path("a_1.png"), "a", image, inverted=False)], settings)
-    assert sheet.windows == [(0, 300), (80, 380), (0, 100), (40, 140), (80, 180)]
-    blank = Page(Path("a_1.png"), "a", np.full_like(image, PAPER), inverted=False)
-    assert len(vlad._Sheets([blank], settings)[0].windows) == 3 + 10  # all are alike
+    assert sheet.windows == [(0, 300), (80, 380)] + [(top, top + 100) for top in range(0, 281, 40)]
+    small, own, _ = vlad._Sheets([page], replace(settings, size_change=0.5))
+    assert own.windows == sheet.windows
+    assert small.windows == [(top / 2, bottom / 2) for top, bottom in sheet.windows]
 
 
 def test_one_layer_alone_is_learnt(reader, hands):
