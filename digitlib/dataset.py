@@ -126,10 +126,10 @@ def read_page(path: Path) -> Page:
             header = Image.open(file, formats=FORMATS)
             width, height = header.size
             if min(width, height) < MIN_SIDE:
-                small = (
-                    f"{width} x {height} px, under {MIN_SIDE} either way, hold no line of writing"
+                raise Problem(
+                    f"{shown}: is {width} x {height} px, and a line of writing needs {MIN_SIDE} px "
+                    "each way; scan it at a higher resolution"
                 )
-                raise Problem(f"{shown}: {small}; scan it at a higher resolution")
             if width * height > MAX_PIXELS:
                 raise Image.DecompressionBombError
             header.verify()  # a PNG's checksums to the end mark, which decoding does not ask for

@@ -178,7 +178,7 @@ def export(
 ) -> dict[str, bytes]:
     """The `members` of ``graph``, of ``reader``, for the file ``model``: what `Engine` needs.
 
-    ``names``: the `places` of ``reader.weights``; ``about``: what else is known of the graph. None
+    ``names``: the `places` of ``reader.weights``; ``about``: what else is known of the graph. Empty
     where OpenVINO is missing; it reads TensorFlow's graphs, so another backend exports nothing
     either.
     """

@@ -126,9 +126,9 @@ class Settings:
     whitened: int = 400  # principal components of a strip's VLAD vector that are whitened
     shrinkage: float = 0.01  # of the covariance within classes; 1: only that over all is whitened
     pen_change: float = 0.7  # px that the pen of further training examples is wider or narrower
-    size_change: float = 0.07  # that they are larger or smaller
+    size_change: float = 0.07  # share by which further training examples are larger or smaller
     slant_change: float = 0.06  # px to the side for each px up, either way
-    examples: int = 20_000  # VLAD vectors that are held at once, and that a class is told from
+    examples: int = 20_000  # VLAD vectors held at once, and the most that one SVM learns from
     svm_c: float = 0.3  # weight of the errors in the SVM's loss
     temperature: float = 1.0  # the logits are divided by it
     # ensemble
