@@ -9,7 +9,7 @@ import io
 import os
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -92,12 +92,16 @@ def pretrain(args: argparse.Namespace) -> int:
     return 0
 
 
+def _refuse_missing(paths: Iterable[Path]) -> None:
+    for path in paths:
+        if not path.exists():
+            raise Problem(f"{path}: no such file or folder")
+
+
 def predict(args: argparse.Namespace) -> int:
     from digitlib.shipped import DEFAULT, find, read_card
 
-    for path in args.images:
-        if not path.exists():
-            raise Problem(f"{path}: no such file or folder")
+    _refuse_missing(args.images)
     model = find(args.model or DEFAULT)
     classes, _, about = read_card(model)
     known = about.get("data", f"{len(classes)} classes, {classes[0]} to {classes[-1]}")
@@ -122,6 +126,7 @@ def predict(args: argparse.Namespace) -> int:
 
 
 def bench(args: argparse.Namespace) -> int:
+    _refuse_missing(args.images)
     with quiet_start():
         from digitlib.bench import bench as measure
         from digitlib.bench import regressions

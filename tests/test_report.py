@@ -540,6 +540,7 @@ def test_progress_bars_leave_only_what_followed(text, left):
         (["report", "-p", "NO_SUCH_NAME", "1"], "NO_SUCH_NAME"),
         (["report", "--run", "../x"], "run name '../x'"),
         (["predict", "strip.png"], "strip.png: no such file"),
+        (["bench", "strip.png"], "strip.png: no such file"),
         (["predict", __file__, "--model", "nowhere"], "nowhere: no such model"),
         (["predict", __file__, "--model", __file__], "not a model that digitlib saved"),
         (["predict", "nowhere.png", "--model", __file__], "nowhere.png: no such file"),
