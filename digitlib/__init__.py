@@ -26,6 +26,12 @@ class Problem(ValueError):
     """Something a user can mend: the message names the file or the setting, and the cure."""
 
 
+def printable(what: Any) -> str:
+    """It as text to be printed: a name, or a file, may hold control characters, or no UTF-8."""
+    text = str(what)
+    return text if text.isprintable() else ascii(text)[1:-1]
+
+
 def cores() -> int:
     """How many processor cores this process may use."""
     usable = getattr(os, "sched_getaffinity", None)  # Linux only

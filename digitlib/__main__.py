@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import digitlib
-from digitlib import Problem
+from digitlib import Problem, printable
 
 SHOWN = 40  # labels that `predict` prints; all are in its file
 MOST_SAID = 10_000  # characters of an error
@@ -25,11 +25,6 @@ EXAMPLES = """examples:
   python -m digitlib report --list                           the profiles and parameters there are
   python -m digitlib predict strip.png --out result.csv      label images with the shipped model
 """
-
-
-def _shown(text: str) -> str:
-    """``text`` as a terminal may have it: names, and files, can hold control characters."""
-    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 @contextmanager
@@ -105,7 +100,7 @@ def predict(args: argparse.Namespace) -> int:
     model = find(args.model or DEFAULT)
     classes, _, about = read_card(model)
     known = about.get("data", f"{len(classes)} classes, {classes[0]} to {classes[-1]}")
-    print(f"model: {args.model or DEFAULT} ({_shown(known)})", file=sys.stderr)
+    print(f"model: {args.model or DEFAULT} ({printable(known)})", file=sys.stderr)
     from digitlib.predict import chosen, predict_files
 
     if chosen(args.engine, model) == "keras":
@@ -113,10 +108,10 @@ def predict(args: argparse.Namespace) -> int:
             import keras  # noqa: F401
 
     rows = predict_files(args.images, model, args.out, args.engine, sure=args.sure)
-    width = max(len(_shown(row["filename"])) for row in rows[:SHOWN])
+    width = max(len(printable(row["filename"])) for row in rows[:SHOWN])
     for row in rows[:SHOWN]:
         mark = "  not sure" if row.get("sure") == "no" else ""
-        name = f"{_shown(row['filename']):<{width}}"
+        name = f"{printable(row['filename']):<{width}}"
         print(f"{name}  {row['predicted']}  {row['confidence']:.3f}{mark}")
     more = f", {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
     unsure = sum(row.get("sure") == "no" for row in rows)
@@ -306,12 +301,9 @@ def main(argv: list[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")  # file names hold what they like
     try:
         return args.job(args)
-    except Problem as problem:
-        lines = [_shown(line) for line in str(problem)[:MOST_SAID].splitlines()]
+    except (Problem, OSError) as problem:  # such as a full disk, or a folder not to be written to
+        lines = [printable(line) for line in str(problem)[:MOST_SAID].splitlines()]
         print("digitlib: error:", "\n".join(lines), file=sys.stderr)
-        return 2
-    except OSError as error:  # such as a full disk, or a folder that may not be written to
-        print(f"digitlib: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ndigitlib: stopped; the same command goes on where it can", file=sys.stderr)

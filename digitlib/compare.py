@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-from digitlib import Problem, ensemble, evaluate, model
+from digitlib import Problem, ensemble, evaluate, model, printable
 from digitlib.dataset import GENERATED, Dataset, Page
 from digitlib.pages import read_json
 from digitlib.report import run_folder
@@ -59,14 +59,10 @@ def gather(reports: Path, dataset: Dataset, run: str) -> Systems:
         except Problem as problem:
             name = f"{file.parent.name}/{file.name}"
             reason = str(problem).removeprefix(f"{file}: ").replace(str(file), name)
-            systems.skipped.append(_printable(f"{name}: {' '.join(reason.split())}"))
+            systems.skipped.append(printable(f"{name}: {' '.join(reason.split())}"))
     if run not in systems.results:
         raise Problem(f"{run}: no result.csv of these images {systems.skipped[:2]}; run 03 and 04")
     return systems
-
-
-def _printable(text: str) -> str:
-    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def _recorded(metrics: dict, notebook: str, *keys: str) -> Any:
@@ -101,15 +97,15 @@ def _add(systems: Systems, file: Path, dataset: Dataset) -> None:
     if not published and "predicted" not in columns:
         raise Problem("no column predicted")
     for column in columns[:MOST_SYSTEMS] if published else ["predicted"]:
-        own = _printable(name.format(column if published else file.parent.name))
-        systems.results[own] = same[keys].assign(predicted=same[column].map(_printable))
+        own = printable(name.format(column if published else file.parent.name))
+        systems.results[own] = same[keys].assign(predicted=same[column].map(printable))
         systems.costs[own] = {
             "training_seconds": _number(recorded(trained, "numbers", "seconds", "all")),
             "seconds_per_image": _number(recorded(used, "numbers", "seconds_per_image")),
             "device": recorded(used, "device"),
         }
         if not published:
-            recipe = _printable(str(read_json(file.parent / "run.json").get("profile", "?")))
+            recipe = printable(read_json(file.parent / "run.json").get("profile", "?"))
             kind = f"{recipe} baseline" if used == "06_baselines" else recipe
             text = _number(recorded(trained, "parameters", "text"))
             systems.learnt_from[own] = kind, text or 1.0

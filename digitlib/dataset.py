@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 import digitlib
-from digitlib import Problem, progress_bar
+from digitlib import Problem, printable, progress_bar
 from digitlib.fetch import CURES, missing_files
 
 GENERATED = ("digits", "hands")
@@ -83,16 +83,16 @@ def load_dataset(
     problems, trained = [], {label_of(path) for path in train}
     for path in train + test:
         if not label_of(path):
-            problems.append(f"{_shown(path)}: the name does not fit; rename it to {NAMING}")
+            problems.append(f"{printable(path)}: the name does not fit; rename it to {NAMING}")
         elif label_of(path) not in trained:
-            problems.append(f"{_shown(path)}: no page in train/ has this label; add one")
+            problems.append(f"{printable(path)}: no page in train/ has this label; add one")
     pages, hashes, unreadable = _read_all(train + test, progress, held)
     problems += unreadable
     learnt = {hashes[path]: path for path in train if path in hashes}
     for path in test:
         if hashes.get(path) in learnt:
-            twin = _shown(learnt[hashes[path]])
-            problems.append(f"{_shown(path)}: the same bytes as {twin}; remove one of the two")
+            twin = printable(learnt[hashes[path]])
+            problems.append(f"{printable(path)}: the same bytes as {twin}; remove one of the two")
     raise_all(problems, folder)
     entries = sum(1 for part in ("train", "test") for _ in (folder / part).iterdir())
     n = len(train)
@@ -115,7 +115,7 @@ def read_page(path: Path) -> Page:
     (h, w) uint8, C-contiguous, 0 ink .. 255 paper: transparency lies on white, 16 bits scale to 8,
     EXIF rotation is applied, white on black is turned, and of several pages the first is read.
     """
-    shown = _shown(path)
+    shown = printable(path)
     if not path.is_file():  # opening a pipe would wait for ever
         raise Problem(f"{shown}: not there, or not a file (a broken link?); name an image file")
     try:
@@ -241,11 +241,6 @@ def raise_all(problems: list[str], where: Path | str) -> None:
         tail = [f"and {more} more"] if more > 0 else []
         lines = [f"{where}: {len(problems)} problems", *problems[:MAX_LISTED], *tail]
         raise Problem("\n  ".join(lines))
-
-
-def _shown(path: Path) -> str:
-    """The path as it can be printed: a name may hold control characters or undecodable bytes."""
-    return str(path) if str(path).isprintable() else ascii(str(path))[1:-1]
 
 
 def _bytes_a_pixel(picture: Image.Image) -> bool:

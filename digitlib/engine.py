@@ -7,7 +7,6 @@ graph holds no weights: they are read from the model file, where there is only o
 import io
 import json
 import math
-import re
 import sys
 import tempfile
 import threading
@@ -35,12 +34,11 @@ MOST_WEIGHTS = 2**30  # bytes of all weights
 MOST_LAYERS = 10_000
 MOST_VALUES = 2**29  # that a layer gives
 # What `export` writes. Of anything else OpenVINO's reader may run into memory that is not its own.
-OPERATIONS = re.findall(
-    r"\w+",
-    """Abs Add AvgPool Clamp Concat Const Convert Convolution Divide Einsum Equal FloorMod Gather
-    Greater GreaterEqual GroupConvolution Less LogicalAnd LogicalXor MatMul Maximum Minimum Mod
-    Multiply NonZero NotEqual Parameter Power ReduceMax ReduceMean ReduceSum Reshape Result Select
-    ShapeOf Sign Squeeze StridedSlice Subtract Transpose Unsqueeze""",
+OPERATIONS = (
+    "Abs Add AvgPool Clamp Concat Const Convert Convolution Divide Einsum Equal FloorMod Gather "
+    "Greater GreaterEqual GroupConvolution Less LogicalAnd LogicalXor MatMul Maximum Minimum Mod "
+    "Multiply NonZero NotEqual Parameter Power ReduceMax ReduceMean ReduceSum Reshape Result "
+    "Select ShapeOf Sign Squeeze StridedSlice Subtract Transpose Unsqueeze"
 )
 SIZES_OF = {"f32": 4, "f16": 2, "i64": 8, "i32": 4, "i8": 1, "u8": 1, "boolean": 1}
 STRIDES = (0, 1, 2, 4, 8, 16, 32)  # of feature maps; 0: not known
@@ -230,14 +228,14 @@ def _check(network: bytes, constants: bytes) -> None:
     """Raise ValueError for a graph that `export` cannot have written."""
     if not network.startswith(b"<?xml") or b"<!" in network:
         raise ValueError("no plain XML")
-    root = ElementTree.fromstring(network)
+    root, known = ElementTree.fromstring(network), set(OPERATIONS.split())
     layers = root.findall("layers/layer")
     if len(layers) != len(root.findall(".//layer")) or len(layers) > MOST_LAYERS:
         raise ValueError("graphs within the graph, or too many layers")
     for layer in layers:
         kind, data = layer.get("type"), layer.find("data")
         own = {} if data is None else data.attrib
-        if kind not in OPERATIONS or ("offset" in own) != (kind == "Const"):
+        if kind not in known or ("offset" in own) != (kind == "Const"):
             raise ValueError(f"a layer {kind}")
         if kind == "Const":
             shape = [int(side) for side in own["shape"].split(",") if side.strip()]

@@ -10,6 +10,7 @@ import difflib
 import json
 import math
 import reprlib
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -103,9 +104,10 @@ def read_profile(profile: str, notebooks: Path | None = None) -> dict[str, Any]:
         """Refuses a name that is given twice, which YAML's would take for the last."""
 
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-            names = [self.construct_object(key) for key, _ in node.value]
-            if twice := [name for name in names if names.count(name) > 1]:
-                raise ValueError(f"{twice[0]} is given twice")
+            keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            for name, times in Counter(map(self.construct_object, keys)).items():
+                if times > 1:
+                    raise ValueError(f"{name} is given twice")
             return super().construct_mapping(node, deep)
 
     try:

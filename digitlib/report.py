@@ -29,7 +29,6 @@ from digitlib.parameters import notebook_parameters, notebook_paths, read_profil
 
 # What an earlier run of a name left, and a whole new one must not find:
 LEFT = "metrics.json result.csv baseline.csv probabilities.npy classes.csv bench.json kernels.log"
-LEFT = LEFT.split()
 PACKAGES = ("numpy", "keras", "tensorflow", "jax", "opencv-python-headless", "papermill")
 
 
@@ -317,7 +316,7 @@ def run_report(
         # An earlier run of this name must not lend its numbers; checkpoints and model may stay.
         for old in [*folder.glob("[0-9]*.ipynb"), *folder.glob("[0-9]*.html")]:
             old.unlink()
-        for name in LEFT:
+        for name in LEFT.split():
             (folder / name).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
 
