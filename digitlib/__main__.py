@@ -5,12 +5,13 @@ In: arguments. Out: what the job writes; exit status 0, 1 (a notebook failed), 2
 """
 
 import argparse
+import contextlib
 import io
+import itertools
 import os
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import digitlib
@@ -20,14 +21,15 @@ SHOWN = 40  # labels that `predict` prints; all are in its file
 MOST_SAID = 10_000  # characters of an error
 EXAMPLES = """examples:
   python -m digitlib report                                  the quick profile on generated digits
-  python -m digitlib report --dataset my_pages/              the same on your own images
+  python -m digitlib check my_pages/                         are your own images fit? in seconds
+  python -m digitlib report --dataset my_pages/              the same report on them
   python -m digitlib report -p N_PATCHES 50 --run fifty      one parameter changed, in reports/
   python -m digitlib report --list                           the profiles and parameters there are
   python -m digitlib predict strip.png --out result.csv      label images with the shipped model
 """
 
 
-@contextmanager
+@contextlib.contextmanager
 def quiet_start() -> Iterator[None]:
     """Hide what TensorFlow says on stderr while it loads; no setting of its own does."""
     from digitlib.report import stderr_to
@@ -51,7 +53,13 @@ def report(args: argparse.Namespace) -> int:
 def show_parameters() -> int:
     from digitlib.parameters import NOTEBOOKS, notebook_parameters, notebook_paths
 
-    print("profiles:", ", ".join(sorted(p.stem for p in NOTEBOOKS.glob("profiles/*.yaml"))))
+    print("profiles")
+    for path in sorted(NOTEBOOKS.glob("profiles/*.yaml")):
+        comment = itertools.takewhile(
+            lambda s: s.startswith("#"), path.read_text("utf-8").split("\n")
+        )
+        about = " ".join(line.lstrip("# ") for line in comment)
+        print(_folded(path.stem, about, 11))
     seen = set()
     for path in notebook_paths():
         new = [p for p in notebook_parameters(path).values() if p.name not in seen | {"RUN"}]
@@ -60,6 +68,26 @@ def show_parameters() -> int:
             print(f"\n{path.stem}")
         for p in new:
             print(f"  {f'{p.name}: {p.type} = {p.default!r}':<36}  {p.help}".rstrip())
+    return 0
+
+
+def check(args: argparse.Namespace) -> int:
+    from statistics import median_low
+
+    from digitlib.dataset import load_dataset
+
+    dataset = load_dataset(args.dataset)
+    names = [printable(label) for label in dataset.classes]
+    print(f"{len(names)} classes, {names[0]} to {names[-1]}")
+    for part, pages in ("train", dataset.train), ("test", dataset.test):
+        height, width = map(median_low, zip(*(page.image.shape for page in pages), strict=True))
+        of = len({page.label for page in pages})
+        print(f"{part}: {len(pages)} images of {of} classes, {width} x {height} px (medians)")
+    if dataset.inverted:
+        shown = ", ".join(map(printable, dataset.inverted[:SHOWN]))
+        print(f"{len(dataset.inverted)} white on black, and turned: {shown}")
+    if dataset.ignored:
+        print(f"{dataset.ignored} other files and folders, ignored")
     return 0
 
 
@@ -162,10 +190,15 @@ def models(args: argparse.Namespace) -> int:
         about = {"classes": str(len(classes))} | about
         about["size"] = f"{path.stat().st_size / 1e6:.1f} MB"
         for key, value in about.items():
-            print(
-                textwrap.fill(value, 88, initial_indent=f"  {key:<17}", subsequent_indent=" " * 19)
-            )
+            print(_folded(key, value, 19))
     return 0
+
+
+def _folded(name: str, text: str, indent: int) -> str:
+    """``name``, and beside it ``text`` in lines that a terminal holds."""
+    return textwrap.fill(
+        text, 88, initial_indent=f"  {name}".ljust(indent), subsequent_indent=" " * indent
+    )
 
 
 def ship(args: argparse.Namespace) -> int:
@@ -184,10 +217,10 @@ def index(args: argparse.Namespace) -> int:
 
 def confidence(text: str) -> float:
     """The argument of --sure."""
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise ValueError
-    return value
+    with contextlib.suppress(ValueError):
+        if 0 <= float(text) <= 1:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"a confidence is a number from 0 to 1, not {text!r}")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -225,6 +258,11 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--list", action="store_true", help="show profiles and parameters; run nothing"
     )
+
+    sub = command(
+        check, "Read a data set as a report would, and say what is in it or wrong with it."
+    )
+    sub.add_argument("dataset", help="a folder with train/ and test/, or digits, hands, reference")
 
     sub = command(generate, "Write a data set of generated handwriting.")
     sub.add_argument("kind", choices=("digits", "hands"), help="classes are numbers, or writers")
@@ -300,7 +338,12 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names hold what they like
     try:
-        return args.job(args)
+        status = args.job(args)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # `… | head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (Problem, OSError) as problem:  # such as a full disk, or a folder not to be written to
         lines = [printable(line) for line in str(problem)[:MOST_SAID].splitlines()]
         print("digitlib: error:", "\n".join(lines), file=sys.stderr)

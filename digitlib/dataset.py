@@ -79,13 +79,7 @@ def load_dataset(
     ``held`` bytes wait in a temporary file, mapped into memory.
     """
     name, folder = _source(name_or_path, classes, seed, progress)
-    train, test = _images(folder / "train"), _images(folder / "test")
-    problems, trained = [], {label_of(path) for path in train}
-    for path in train + test:
-        if not label_of(path):
-            problems.append(f"{printable(path)}: the name does not fit; rename it to {NAMING}")
-        elif label_of(path) not in trained:
-            problems.append(f"{printable(path)}: no page in train/ has this label; add one")
+    train, test, problems = _listed(folder)
     pages, hashes, unreadable = _read_all(train + test, progress, held)
     problems += unreadable
     learnt = {hashes[path]: path for path in train if path in hashes}
@@ -97,6 +91,14 @@ def load_dataset(
     entries = sum(1 for part in ("train", "test") for _ in (folder / part).iterdir())
     n = len(train)
     return Dataset(name, folder, pages[:n], pages[n:], ignored=entries - len(pages))
+
+
+def refuse_names(name_or_path: str | Path) -> None:
+    """Raise Problem for what the files' names say of a data set that is not generated, in no time:
+    `load_dataset` would say the same, and more, after it has read them."""
+    if str(name_or_path) not in GENERATED:
+        _, folder = _source(name_or_path, 2, 1, progress=False)
+        raise_all(_listed(folder)[2], folder)
 
 
 def image_files(paths: Iterable[str | Path]) -> list[Path]:
@@ -185,6 +187,18 @@ def _source(name_or_path: str | Path, classes: int, seed: int, progress: bool) -
     return folder.resolve().name, folder
 
 
+def _listed(folder: Path) -> tuple[list[Path], list[Path], list[str]]:
+    """The images of train/ and of test/, and what is wrong with their names. Raises Problem."""
+    train, test = _images(folder / "train"), _images(folder / "test")
+    problems, trained = [], {label_of(path) for path in train}
+    for path in train + test:
+        if not label_of(path):
+            problems.append(f"{printable(path)}: the name does not fit; rename it to {NAMING}")
+        elif label_of(path) not in trained:
+            problems.append(f"{printable(path)}: no page in train/ has this label; add one")
+    return train, test, problems
+
+
 def _images(folder: Path) -> list[Path]:
     """The image files right in a folder, sorted; hidden files, other files, folders are not."""
     if not folder.is_dir():
@@ -198,7 +212,11 @@ def _images(folder: Path) -> list[Path]:
     except OSError as error:
         raise Problem(f"{folder}: cannot be listed ({error.strerror}); mend its rights") from error
     if not found:
-        raise Problem(f"{folder}: holds no images; put some there, named {NAMING}")
+        inside = [path.name for path in (folder / "test", folder / "train") if path.is_dir()]
+        cure = f"put some there, named {NAMING}"
+        if inside:
+            cure = f"name a folder in it: {' or '.join(str(folder / name) for name in inside)}"
+        raise Problem(f"{folder}: holds no images; {cure}")
     return found
 
 

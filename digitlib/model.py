@@ -61,11 +61,7 @@ def _mobilenet(
 
 def read_at(network: keras.Model, layer: str) -> keras.Model:
     """``network`` up to ``layer``."""
-    try:
-        return keras.Model(network.input, network.get_layer(layer).output, name="backbone")
-    except ValueError:
-        names = [item.name for item in network.layers if "relu" in item.name]
-        raise Problem(f"LAYER {layer!r} is not in MobileNetV2; try {', '.join(names)}") from None
+    return keras.Model(network.input, network.get_layer(layer).output, name="backbone")
 
 
 def trunk(size: int, width: float, layer: str = TRUNK_LAYER) -> keras.Model:
@@ -114,7 +110,7 @@ def backbone(settings: Settings) -> keras.Model:
             errors.append((str(error) or type(error).__name__).splitlines()[0])
             continue
         if layer not in [item.name for item in network.layers]:
-            raise Problem(f"{path} reaches {reach}; LAYER {layer!r} lies beyond it, or is no layer")
+            raise Problem(f"{path} reaches {reach}; LAYER {layer!r} lies beyond it")
         return read_at(network, layer)
     raise Problem(
         f"{path} does not fit MobileNetV2 of WIDTH {width}, neither whole nor up to {TRUNK_LAYER}: "
@@ -168,18 +164,11 @@ def whole_strips(
     Without ``core`` the backbone is untrained; all else is, until `vlad.fit` has learnt it. A
     scan's red, green and blue are the same: it has one channel, ``core``'s first kernel their sum.
     """
-    layers = settings.vlad_layers.split()
     within = read_at(_mobilenet(None, settings.width, channels=1), settings.layer)
-    names = [item.name for item in within.layers if "relu" in item.name]
-    if not layers or not set(layers) <= set(names):
-        raise Problem(
-            f"VLAD_LAYERS {settings.vlad_layers!r}: name layers of MobileNetV2 up to "
-            f"{settings.layer}, with blanks between: {', '.join(names)}"
-        )
     if core:
         kernel, *others = core.get_weights()
         within.set_weights([kernel.sum(axis=2, keepdims=True), *others])
-    maps = {name: within.get_layer(name).output for name in dict.fromkeys(layers)}
+    maps = {name: within.get_layer(name).output for name in settings.vlad_layers.split()}
     reader = keras.Model(within.input, maps, name="trunk")
     return vlad.whole_strips(reader, n_classes, settings)
 

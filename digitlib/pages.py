@@ -9,7 +9,7 @@ import logging
 import mimetypes
 import re
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -84,10 +84,11 @@ def settled_text(text: str) -> str:
     return re.sub(r"(?m)^[^\n]*\d+%\|[^\n]*\|[^\n]*\n?", "", text)  # a tqdm bar
 
 
-def notebook_body(notebook: Path, source_folder: Path) -> str:
+def notebook_body(notebook: Path, source_folder: Path, names: Sequence[str]) -> str:
     """The cells of an executed notebook as HTML without prompts, stderr, scripts or widgets.
 
-    Figures, and images that prose names relative to ``source_folder``, are embedded.
+    Figures, and images that prose names relative to ``source_folder``, are embedded. Links to
+    other notebooks lead to the pages of ``names``; the others have none.
     """
     import nbformat
     from bs4 import BeautifulSoup
@@ -132,6 +133,11 @@ def notebook_body(notebook: Path, source_folder: Path) -> str:
             remote = not address.startswith(("data:", "#")) if loads else False
             if name.startswith("on") or remote or address.startswith(("javascript:", "vbscript:")):
                 del tag.attrs[name]
+    for link in soup.find_all("a", href=re.compile(r"^[^/:]+\.ipynb$")):
+        if unquote(link["href"]).removesuffix(".ipynb") in names:
+            link["href"] = link["href"].removesuffix(".ipynb") + ".html"
+        else:
+            link.unwrap()
     for table in soup.find_all("table"):
         table.wrap(soup.new_tag("div", attrs={"class": "scroll", "tabindex": "0"}))
     for image in soup.find_all("img"):
@@ -164,7 +170,7 @@ def write_page(
         before=names[at - 1] if at else None,
         after=names[at + 1] if at + 1 < len(names) else None,
         code_style=HtmlFormatter(style="default").get_style_defs(".highlight"),
-        body=notebook_body(notebook, source.parent) if notebook.exists() else "",
+        body=notebook_body(notebook, source.parent, names) if notebook.exists() else "",
     )
 
 

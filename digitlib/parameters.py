@@ -27,6 +27,7 @@ NAMES = {
     "DATASET": {"digits", "hands", "reference"},
     "WEIGHTS": {"handwriting", "imagenet", "none"},
 }
+KINDS = {"DATASET": "folder", "WEIGHTS": "file"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +139,7 @@ def settled(values: Mapping[str, Any], declared: Mapping[Path, dict[str, Paramet
                 path = Path(checked[name])
             if path.exists():  # kernels run in the notebooks folder: a relative path would break
                 checked[name] = str(path.resolve())
-            elif name == "DATASET":
-                names = ", ".join(sorted(NAMES[name]))
-                raise Problem(f"{path}: no such folder; DATASET is a folder or one of {names}")
+            else:
+                kind, names = KINDS[name], ", ".join(sorted(NAMES[name]))
+                raise Problem(f"{path}: no such {kind}; {name} is a {kind} or one of {names}")
     return checked

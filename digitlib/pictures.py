@@ -248,7 +248,7 @@ def patch_count_curve(curve: pd.DataFrame) -> Figure:
     ticks = [n for n in (1, 2, 3, 5, 8, 15, 35) if n < even["n"].max()] + [even["n"].max()]
     axis.set_xticks(ticks, ticks, minor=False)
     axis.xaxis.set_minor_locator(NullLocator())
-    axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axis.yaxis.set_major_formatter(PercentFormatter(1))
     axis.set(
         xlabel="patches a strip",
         ylabel="images labelled right",

@@ -83,7 +83,7 @@ def accuracy_by_variant(table: pd.DataFrame, chance: float) -> Figure:
     axis.axvline(chance, ls="--", color=NEUTRAL, label="1 / classes")
     axis.set_yticks(range(len(names)), names)
     axis.set(xlim=(-0.02, 1.02), ylim=(len(names) - 0.5, -0.5), xlabel="images labelled right")
-    axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axis.xaxis.set_major_formatter(PercentFormatter(1))
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return fig
 

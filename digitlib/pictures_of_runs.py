@@ -62,7 +62,7 @@ def differences(comparisons: pd.DataFrame, run: str) -> Figure:
     axis.set_yticks(range(n), [shorten(str(name), 34) for name in comparisons.index])
     axis.set(ylim=(-0.6, n - 0.4), xlabel=f"accuracy of {shorten(run, 30)} minus the other's")
     axis.set_title("Right of 0 the run is better, left of it worse")
-    axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axis.xaxis.set_major_formatter(PercentFormatter(1))
     return fig
 
 
@@ -112,7 +112,7 @@ def _in_percent(axis: Axes) -> None:
     """Accuracies up to 100 %; after the last line, for it fixes what the axis shows."""
     axis.set_ylim(top=1.02)
     axis.set_yticks([share for share in axis.get_yticks() if share <= 1])
-    axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axis.yaxis.set_major_formatter(PercentFormatter(1))
 
 
 @figure

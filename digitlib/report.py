@@ -280,8 +280,10 @@ def run_report(
 
     A notebook names those it needs in its metadata, ``{"digitlib": {"needs": ["03_training"]}}``,
     and is skipped when one of them failed. Raises Problem, before anything is written, for an
-    unknown profile, parameter or dataset folder and for a value of the wrong type.
+    unknown profile, parameter, file or layer, for a value of the wrong type, and for a dataset
+    folder whose files' names do not fit.
     """
+    from digitlib.dataset import refuse_names
     from digitlib.settings import Settings
 
     paths = notebook_paths(notebooks)
@@ -300,6 +302,8 @@ def run_report(
     else:
         paths = _chosen(paths, chosen)
     folder = run_folder(run)
+    if data:
+        refuse_names(data)
     earlier = []
     if chosen is not None:
         names, before = {path.stem for path in paths}, read_json(folder / "run.json")

@@ -4,6 +4,7 @@ In: UPPER_CASE names of a notebook's parameters cell. Out: one frozen, checked `
 The defaults are the profile `quick`; notebooks/profiles/paper.yaml holds the original's.
 """
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -16,6 +17,11 @@ CHOICES = {
     "schedule": ("plateau", "cosine"),
     "placement": ("ink", "anywhere"),
     "combine": ("probabilities", "logits", "vote"),
+    "layer": (  # where MobileNetV2 can be read, from its input on
+        *("Conv1_relu", "expanded_conv_depthwise_relu"),
+        *(f"block_{i}_{part}_relu" for i in range(1, 17) for part in ("expand", "depthwise")),
+        "out_relu",
+    ),
 }
 MOST_SCALES = 8  # at which strips are read
 MOST_PATCHES = 2**30  # bytes of one strip's
@@ -80,7 +86,7 @@ class Settings:
     # enhancement of a strip
     clahe_clip: float = 2.0  # CLAHE's clip limit; 0 leaves it out
     clahe_tiles: int = 8  # tiles each way
-    blur: int = 3  # px, Gaussian kernel; 0 leaves it out
+    blur: int = 3  # px, Gaussian kernel, odd; 0 leaves it out
     fit_height: bool = False  # enlarge or reduce a test image to the strip height
     # strips and patches
     strip_height: int = 300  # px
@@ -149,10 +155,23 @@ class Settings:
             if low is not None and not low <= value <= high:
                 raise Problem(f"{item.name.upper()} must be from {low} to {high}, not {value!r}")
             if item.name in CHOICES and value not in CHOICES[item.name]:
-                choices = ", ".join(CHOICES[item.name])
-                raise Problem(f"{item.name.upper()} must be one of {choices}, not {value!r}")
+                near = difflib.get_close_matches(value, CHOICES[item.name], 5, cutoff=0)
+                shown = [choice for choice in CHOICES[item.name] if choice in near]
+                more = " …" if len(shown) < len(CHOICES[item.name]) else ""
+                raise Problem(
+                    f"{item.name.upper()} must be one of {', '.join(shown)}{more}, not {value!r}"
+                )
         if self.n_even > self.n_patches:
             raise Problem(f"N_EVEN ({self.n_even}) cannot exceed N_PATCHES ({self.n_patches})")
+        if self.blur and self.blur % 2 == 0:
+            raise Problem(f"BLUR must be odd, or 0 for none, not {self.blur}")
+        within = CHOICES["layer"][: CHOICES["layer"].index(self.layer) + 1]
+        names = set(self.vlad_layers.split())
+        if self.pooling == "vlad" and not (names and names <= set(within)):
+            raise Problem(
+                f"VLAD_LAYERS {self.vlad_layers!r}: name layers up to LAYER, with blanks between: "
+                f"{', '.join(within)}"
+            )
         if self.fit_height and self.pooling == "vlad":
             raise Problem("FIT_HEIGHT is for patches; with POOLING vlad strips keep their size")
         if not 32 <= self.input_size <= 1024:

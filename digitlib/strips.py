@@ -67,9 +67,8 @@ def enhance(image: np.ndarray, settings: Settings) -> np.ndarray:
     if settings.clahe_clip:
         tiles = (settings.clahe_tiles, settings.clahe_tiles)
         image = cv2.createCLAHE(settings.clahe_clip, tiles).apply(image)
-    if settings.blur > 1:
-        size = settings.blur | 1  # OpenCV wants an odd kernel
-        image = cv2.GaussianBlur(image, (size, size), 0)
+    if settings.blur:
+        image = cv2.GaussianBlur(image, (settings.blur, settings.blur), 0)
     if settings.fit_height and image.shape[0] != settings.strip_height:
         width = max(1, round(image.shape[1] * settings.strip_height / image.shape[0]))
         refuse_large(width, settings.strip_height)

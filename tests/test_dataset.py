@@ -404,10 +404,12 @@ def test_image_files_takes_files_and_folders(folder):
     [
         ([], "no images to read"),
         (["nowhere.png"], "nowhere.png: not there"),
-        (["empty"], "empty: holds no images"),
+        (["empty"], "empty: holds no images; put some there"),
+        (["set"], "set: holds no images; name a folder in it: .*set.test$"),
     ],
 )
 def test_images_are_refused(tmp_path, paths, complaint):
+    (tmp_path / "set" / "test").mkdir(parents=True)
     (tmp_path / "empty").mkdir()
     with pytest.raises(Problem, match=complaint):
         [read_page(file) for file in image_files(tmp_path / path for path in paths)]

@@ -138,7 +138,6 @@ def test_features_are_those_of_the_file_s_network(weights_files, whole):
         ("trunk", "as it is", {"width": 0.5}, "does not fit MobileNetV2 of WIDTH 0.5"),
         ("trunk", "as it is", {"layer": "out_relu"}, "reaches block_6_expand_relu.*lies beyond"),
         ("trunk", "as it is", {"layer": "block_7_expand_relu"}, "lies beyond"),
-        ("v3", "as it is", {"layer": "block_66_relu"}, "block_66_relu' lies beyond it, or is no"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(
@@ -166,14 +165,6 @@ def test_an_hdf5_file_without_weights_is_refused(tmp_path, monkeypatch):
             file.attrs["title"] = "measurements"
         with pytest.raises(Problem, match=f"{name} does not fit"):
             model.backbone(dataclasses.replace(WIDE, weights=str(tmp_path / name)))
-
-
-@pytest.mark.parametrize("weights", ["none", "imagenet"])
-def test_a_layer_that_is_not_there_is_named_with_those_that_are(monkeypatch, weights):
-    monkeypatch.setattr(model, "_mobilenet", lambda size, width, *_, **__: ONCE(size, width))
-    settings = dataclasses.replace(SMALL, weights=weights, layer="block_99_relu")
-    with pytest.raises(Problem, match="block_99_relu.*try .*block_6_expand_relu.*out_relu"):
-        model.backbone(settings)
 
 
 def test_imagenet_without_a_network_names_both_ways_out(monkeypatch):

@@ -241,6 +241,13 @@ def test_answers_below_a_confidence_are_not_sure(whole, hands_folder, tmp_path, 
     assert {row["sure"] for row in predict_files(images, file, progress=False, sure=0.0)} == {"yes"}
 
 
+@pytest.mark.parametrize("text", ["2", "-0.1", "nan", "much"])
+def test_a_confidence_that_is_none_is_refused(text, capsys):
+    with pytest.raises(SystemExit):
+        main(["predict", "strip.png", f"--sure={text}"])
+    assert f"a confidence is a number from 0 to 1, not {text!r}" in capsys.readouterr().err
+
+
 def test_labels_need_neither_keras_nor_tensorflow(whole, hands_folder, tmp_path):
     code = (
         "import sys; from digitlib.__main__ import main; "

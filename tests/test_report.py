@@ -7,9 +7,12 @@ import contextlib
 import io
 import json
 import re
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import nbformat
 import numpy as np
 import pytest
@@ -72,7 +75,8 @@ def finished(tmp_path_factory):
     books = home / "notebooks"
     (books / "profiles").mkdir(parents=True)
     (books / "profiles" / "slow.yaml").write_text("SEED: 7\n")
-    story = "# A <b>story</b> & its table\n![dot](dot%201.gif)"
+    story = "# A <b>story</b> & its table\n![dot](dot%201.gif), see [one](02_fails.ipynb) and "
+    story += "[none](06_never.ipynb) of [all](https://example.org/a.html)"
     (books / "dot 1.gif").write_bytes(b"GIF")
     noise = """
 import sys, pandas
@@ -215,8 +219,13 @@ def test_pages_link_to_the_index_and_to_their_neighbours(finished):
         soup = BeautifulSoup(file.read_text(encoding="utf-8"), "html.parser")
         links = {a["href"] for a in soup.find_all("a", href=True)}
         assert "../index.html" in links
-        assert all((folder / link).exists() for link in links if not link.startswith("#"))
+        own = [link for link in links if not link.startswith(("#", "https:"))]
+        assert all((folder / link).exists() for link in own)
     assert page(finished, "02_fails").find("a", rel="next")["href"] == "03_needs.html"
+    prose = page(finished, "01_first").h1.parent
+    named = {a.get_text(): a["href"] for a in prose.find_all("a") if a.get_text() in ("one", "all")}
+    assert named == {"one": "02_fails.html", "all": "https://example.org/a.html"}
+    assert "none" in prose.get_text()  # but no link: there is no such page
     assert page(finished, "02_fails").find("a", rel="prev")["href"] == "01_first.html"
 
 
@@ -245,6 +254,7 @@ def test_index_shows_accuracy_with_interval_and_the_failure(finished):
         ({"DEEP": "maybe"}, "quick", "DEEP must be true or false"),
         ({"DATASET": 3}, "quick", "DATASET must be text"),
         ({"DATASET": "digit"}, "quick", "digit: no such folder"),
+        ({"DATASET": "unfit"}, "quick", "b_2.png: no page in train/ has this label"),
         ({}, "quik", "no profile 'quik'; there are: quick, slow"),
         ({}, "broken.yaml", "not a profile"),
         ({}, "twice.yaml", "SEED is given twice"),
@@ -277,6 +287,9 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
     (home / "laughs.yaml").write_text("SEED: [" + ", ".join(x[4:] for x in laughs) + "]\n")
     (home / "infinite.yaml").write_text(f"RATE: 1{'0' * 400}\n")
     (home / "nobody.yaml").write_text("DATASET: ~nosuchuser/data\n")
+    for name in "unfit/train/a_1.png", "unfit/test/a_2.png", "unfit/test/b_2.png":
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_bytes(b"")  # not read: that is for the notebooks
     monkeypatch.chdir(home)
     with pytest.raises(Problem, match=re.escape(says)):
         run_report(profile, parameters, notebooks=home / "notebooks")
@@ -539,6 +552,7 @@ def test_progress_bars_leave_only_what_followed(text, left):
         (["report", "nope"], "no profile 'nope'"),
         (["report", "-p", "NO_SUCH_NAME", "1"], "NO_SUCH_NAME"),
         (["report", "--run", "../x"], "run name '../x'"),
+        (["check", "nowhere"], "nowhere: no such folder"),
         (["predict", "strip.png"], "strip.png: no such file"),
         (["bench", "strip.png"], "strip.png: no such file"),
         (["predict", __file__, "--model", "nowhere"], "nowhere: no such model"),
@@ -572,8 +586,35 @@ def test_report_list_shows_every_parameter_once(home, capsys, monkeypatch):
     monkeypatch.setattr("digitlib.parameters.NOTEBOOKS", home / "notebooks")
     assert main(["report", "--list"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("profiles: quick, slow\n") and out.count("SEED: int = 1") == 1
+    assert "  quick    the notebooks' own defaults\n" in out and out.count("SEED: int = 1") == 1
     assert re.search(r"EXTRA: int = 2 +more", out)
+
+
+def test_check_says_what_is_in_a_data_set(tmp_path, capsys):
+    heights = {"train/a_1": 90, "train/a_2": 40, "train/b_1": 50, "test/b_2": 40}
+    for name, height in heights.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        image = np.full((height, 60), 255, np.uint8)
+        image[10:20:3, 10:30] = 0
+        cv2.imwrite(str(tmp_path / f"{name}.png"), 255 - image if name == "test/b_2" else image)
+    (tmp_path / "test" / "notes.txt").write_text("")
+    assert main(["check", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "2 classes, a to b",
+        "train: 3 images of 2 classes, 60 x 50 px (medians)",
+        "test: 1 images of 1 classes, 60 x 40 px (medians)",
+        "1 white on black, and turned: test/b_2.png",
+        "1 other files and folders, ignored",
+    ]
+
+
+def test_a_reader_who_has_seen_enough_is_no_error():
+    """As `digitlib report --list | head -1`: the pipe is closed before all is said."""
+    command = [sys.executable, "-m", "digitlib", "report", "--list"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        child.stdout.close()
+        assert child.stderr.read() == b""
+    assert child.returncode == 0
 
 
 def test_version_and_missing_command(capsys):

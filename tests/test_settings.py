@@ -150,6 +150,13 @@ def test_settings_take(name, value):
         ("n_patches", 14, r"N_EVEN \(15\) cannot exceed N_PATCHES \(14\)"),
         ("patch_size", 62, "PATCH_SIZE x SCALE must be 32 to 1024 px, not 31"),
         ("scale", 0.24, "PATCH_SIZE x SCALE must be 32 to 1024 px, not 31"),
+        ("blur", 4, "BLUR must be odd, or 0 for none, not 4"),  # OpenCV takes odd kernels only
+        ("layer", "block_99_relu", "LAYER must be one of .*_relu …, not 'block_99_relu'"),
+        (
+            "layer",
+            "block_6_expand",
+            "LAYER must be one of .*block_6_expand_relu, ",
+        ),  # before its activation
         ("patch_size", 2048, None),  # 1024 px: the largest input, for contrast
         ("patch_size", 2049, "PATCH_SIZE must be from 16 to 2048"),
     ],
@@ -203,6 +210,14 @@ def test_input_size(patch_size, scale, size):
 def test_a_vlad_vector_that_no_memory_holds_is_refused():
     with pytest.raises(Problem, match="CLUSTERS"):
         Settings(codebooks=64, clusters=4096, components=1024, whitened=4096)
+
+
+@pytest.mark.parametrize("layers", ["", " ", "block_7_expand_relu", "no_such_layer"])
+def test_vlad_layers_that_cannot_be_read_are_named(layers):
+    """The default LAYER is block_6_expand_relu: what lies beyond it is never reckoned."""
+    Settings(vlad_layers=layers)  # of no account to patches
+    with pytest.raises(Problem, match="VLAD_LAYERS .*block_6_expand_relu$"):
+        Settings(vlad_layers=layers, pooling="vlad")
 
 
 def test_whole_strips_cannot_be_fitted_to_a_height():

@@ -199,11 +199,10 @@ def test_enhance_leaves_its_input_alone():
     assert np.array_equal(image, noise())
 
 
-@pytest.mark.parametrize("blur", [2, 3])  # an even size takes the next odd one
-def test_blur_is_the_3_px_gaussian(blur):
+def test_blur_is_the_3_px_gaussian():
     image = np.full((9, 9), 255, np.uint8)
     image[4, 4] = 255 - 16  # OpenCV's kernel for 3 px is (1, 2, 1) / 4 each way
-    got = enhance(image, Settings(clahe_clip=0, blur=blur))
+    got = enhance(image, Settings(clahe_clip=0, blur=3))
     dent = 255 - got[3:6, 3:6].astype(int)
     assert dent.tolist() == [[1, 2, 1], [2, 4, 2], [1, 2, 1]]
     assert (got != 255).sum() == 9

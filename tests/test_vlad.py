@@ -363,12 +363,6 @@ def test_one_layer_alone_is_learnt(reader, hands):
     assert hands.classes[int(vote.logits[0, 0].argmax())] == hands.train[0].label
 
 
-@pytest.mark.parametrize("layers", ["", "block_9_expand_relu", "no_such_layer"])
-def test_layers_that_cannot_be_read_are_named(reader, layers):
-    with pytest.raises(Problem, match="VLAD_LAYERS"):
-        model.whole_strips(6, replace(reader, vlad_layers=layers))
-
-
 def test_too_little_ink_says_so(reader, hands):
     network = model.whole_strips(6, reader, model.backbone(reader))
     blank = [replace(p, image=np.full((300, 300), PAPER, np.uint8)) for p in hands.train]
