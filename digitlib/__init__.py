@@ -4,6 +4,7 @@ In: pages and strips named ``{label}_{anything}.png``. Out: predictions, and evi
 The flow, a file a step: dataset, strips, patches, model, train, ensemble, evaluate, report.
 """
 
+import json
 import os
 import sys
 import tempfile
@@ -57,6 +58,13 @@ def whole_file(path: Path) -> Iterator[Path]:
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """``value``, of what JSON can hold, as the whole file ``path``."""
+    with whole_file(path) as aside:
+        text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+        aside.write_text(text + "\n", encoding="utf-8")
 
 
 def progress_bar(items: Any = None, progress: bool = True, **how: Any) -> Any:

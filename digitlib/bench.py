@@ -5,7 +5,6 @@ how many times as fast as the original's, how many labels are those of Keras; an
 """
 
 import contextlib
-import json
 import os
 import statistics
 import subprocess
@@ -23,7 +22,17 @@ import numpy as np
 import pandas as pd
 import psutil
 
-from digitlib import Problem, cores, model, patches, progress_bar, shipped, strips, whole_file
+from digitlib import (
+    Problem,
+    cores,
+    model,
+    patches,
+    progress_bar,
+    shipped,
+    strips,
+    whole_file,
+    write_json,
+)
 from digitlib.batches import PatchStream
 from digitlib.dataset import Page, image_files, load_dataset, read_page
 from digitlib.pages import read_json
@@ -320,8 +329,7 @@ def bench(
     def keep(**more: list[dict]) -> None:
         found.update(more)
         if folder:  # after each part: the last can take hours
-            with whole_file(folder / FOUND) as aside:
-                aside.write_text(json.dumps(found, indent=1), "utf-8")
+            write_json(folder / FOUND, found)
             for name, draw in PLOTS.items():
                 if name in more:
                     with whole_file(folder / f"{name}.png") as aside:

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 import pandas as pd
 
-from digitlib import Problem, ensemble, evaluate, model, printable
+from digitlib import Problem, ensemble, evaluate, model, printable, variants
 from digitlib.dataset import GENERATED, Dataset, Page
 from digitlib.pages import read_json
 from digitlib.report import run_folder
@@ -61,7 +60,8 @@ def gather(reports: Path, dataset: Dataset, run: str) -> Systems:
             reason = str(problem).removeprefix(f"{file}: ").replace(str(file), name)
             systems.skipped.append(printable(f"{name}: {' '.join(reason.split())}"))
     if run not in systems.results:
-        raise Problem(f"{run}: no result.csv of these images {systems.skipped[:2]}; run 03 and 04")
+        why = "".join(f" ({line})" for line in systems.skipped if line.startswith(f"{run}/"))
+        raise Problem(f"{run}: no result.csv of these images{why}; run 03 and 04")
     return systems
 
 
@@ -155,15 +155,16 @@ def missed(systems: Systems, names: Sequence[str]) -> pd.DataFrame:
 def pieces(page: Page, n: int) -> list[Page]:
     """``page``'s image (h, w) uint8 in ``n`` parts: 1, 2 or 3 bands, or 6: 3 bands, each halved.
 
-    Bands are equally high to a pixel, wherever the lines are. Raises Problem for another ``n``.
+    Raises Problem for another ``n``.
     """
     if n not in CUTS:
         raise Problem(f"PARTS must be of {', '.join(map(str, CUTS))}, not {n!r}")
-    bands = np.array_split(page.image, CUTS[n][0])
-    parts = [part for band in bands for part in np.array_split(band, CUTS[n][1], axis=1)]
-    stem, suffix = page.path.stem, page.path.suffix
-    paths = [page.path.with_name(f"{stem}_part{i + 1}of{n}{suffix}") for i in range(n)]
-    return [replace(page, path=p, image=part) for p, part in zip(paths, parts, strict=True)]
+    rows, columns = CUTS[n]
+    return [
+        half
+        for band in variants.parts(page, rows)
+        for half in variants.parts(band, columns, axis=1)
+    ]
 
 
 def in_pieces(

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from digitlib import Problem, engine, ensemble, evaluate, train, whole_file
+from digitlib import Problem, engine, ensemble, evaluate, train, write_json
 from digitlib.dataset import Dataset, Page
 from digitlib.parameters import Parameter, typed
 from digitlib.results import softmax
@@ -126,8 +126,7 @@ def cross_validate(
                 parted.append((table.assign(variant=variant, part=part), shares))
             evaluate.write_result_csv(pd.concat([t for t, _ in parted]), place / "result.csv")
             evaluate.save_probabilities(np.concatenate([p for _, p in parted]), place)
-            with whole_file(done) as aside:
-                aside.write_text(json.dumps(fingerprint), "utf-8")
+            write_json(done, fingerprint)
         tables.append(evaluate.read_result_csv(place / "result.csv").assign(fold=fold))
         odds.append(evaluate.load_probabilities(place))
     empty = ["filename", "actual", "predicted", "confidence", "variant", "part", "fold"]

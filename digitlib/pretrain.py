@@ -14,7 +14,7 @@ import cv2
 import keras
 import numpy as np
 
-from digitlib import Problem, model, progress_bar, whole_file
+from digitlib import Problem, model, progress_bar, whole_file, write_json
 from digitlib.crops import CROPS_PER_HAND, draw_batch, processes
 from digitlib.handwriting import CHARACTERS, VERSION
 
@@ -141,8 +141,7 @@ def pretrain(
             bar.set_postfix({name: f"{history[f'{name}_accuracy'][-1]:.1%}" for name in TARGETS})
             with whole_file(folder / f"step{done}.weights.h5") as aside:
                 network.save_weights(aside)
-            with whole_file(state) as aside:  # last: it says which weights count
-                aside.write_text(json.dumps({"step": done, "run": run}), "utf-8")
+            write_json(state, {"step": done, "run": run})  # last: it says which weights count
             for old in folder.glob("step*.weights.h5"):
                 if old.name != f"step{done}.weights.h5":
                     old.unlink()

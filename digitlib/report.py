@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import digitlib
-from digitlib import Problem, whole_file
+from digitlib import Problem, write_json
 from digitlib.pages import read_json, recorded, states_of, write_index, write_page
 from digitlib.parameters import notebook_parameters, notebook_paths, read_profile, settled
 
@@ -55,12 +55,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, bool | int | str) else str(value)
-
-
-def write_json(path: Path, value: Any) -> None:
-    with whole_file(path) as aside:
-        text = json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False)
-        aside.write_text(text + "\n", encoding="utf-8")
 
 
 def versions() -> dict[str, str]:
@@ -131,7 +125,8 @@ def record(run: str, notebook: str, numbers: Mapping[str, Any], parameters: Any)
         "wall_seconds": round(time.time() - psutil.Process().create_time(), 1),
         "peak_memory_mb": round(peak_memory_mb()),
     }
-    write_json(path, metrics | {"run": run, "notebooks": before | {notebook: entry}})
+    notebooks = before | {notebook: plain(entry)}
+    write_json(path, metrics | {"run": run, "notebooks": notebooks})
 
 
 def now() -> str:

@@ -19,7 +19,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-from digitlib import Problem, model, patches, progress_bar, strips, vlad, whole_file
+from digitlib import Problem, model, patches, progress_bar, strips, vlad, whole_file, write_json
 from digitlib.batches import CachedFeatures, PatchStream
 from digitlib.dataset import Dataset, Page
 from digitlib.settings import Settings
@@ -100,9 +100,7 @@ class Checkpoints:
                 path.unlink()
 
     def write(self) -> None:
-        with whole_file(self.file) as aside:
-            state = {"fingerprint": self.fingerprint, "rows": self.rows}
-            aside.write_text(json.dumps(state, indent=1), "utf-8")
+        write_json(self.file, {"fingerprint": self.fingerprint, "rows": self.rows})
 
     def of(self, phase: int) -> list[dict]:
         return [row for row in self.rows if row["phase"] == phase]

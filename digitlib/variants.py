@@ -6,34 +6,38 @@ In: test images. Out: test images of the same hand on another day, and controls 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import cv2
 import numpy as np
 
-from digitlib import Problem, vlad
+from digitlib import Problem
 from digitlib.dataset import Page
 from digitlib.strips import PAPER, RULED_LINE, ink
 
 HELD_OUT = "as held out"  # the variant of a band in which nothing is changed
 CONTROLS = ERASED, OTHER = "writing erased", "other writing"
+PEN_SIGMA = 1.0  # px: blur that turns a step of the pen's edge into a slope
 LEAST_WRITTEN = 0.1  # of an equal share of the ink: less is no line, but tails of the one above
 Images = dict[tuple[str, str], list[Page]]  # (variant, whole or third): what is labelled
 
 
-def part_of(page: Page, top: int, bottom: int) -> Page:
-    """The rows of ``page`` from ``top`` to ``bottom``, named after it and them."""
-    name = f"{page.path.stem}_rows{top}-{bottom}{page.path.suffix}"
-    return replace(page, path=Path(page.path.with_name(name)), image=page.image[top:bottom])
+def part_of(page: Page, first: int, last: int, axis: int = 0) -> Page:
+    """The rows of ``page`` from ``first`` to ``last``, or (``axis`` 1) the columns, so named."""
+    name = f"{page.path.stem}_{('rows', 'columns')[axis]}{first}-{last}{page.path.suffix}"
+    image = page.image[first:last] if axis == 0 else page.image[:, first:last]
+    return replace(page, path=page.path.with_name(name), image=image)
 
 
-def parts(page: Page, n: int) -> list[Page]:
-    """``page`` cut into ``n`` bands of equal height, whatever is written there: less text each."""
-    rows = page.image.shape[0]
-    if not 1 <= n <= rows:
-        raise Problem(f"{page.path}: {rows} px cannot be cut into {n} bands")
-    edges = [round(i * rows / n) for i in range(n + 1)]
-    return [part_of(page, top, bottom) for top, bottom in zip(edges, edges[1:], strict=False)]
+def parts(page: Page, n: int, axis: int = 0) -> list[Page]:
+    """``page`` cut into ``n`` equally high bands, whatever is written there: less text each.
+
+    With ``axis`` 1, into equally wide columns.
+    """
+    size = page.image.shape[axis]
+    if not 1 <= n <= size:
+        raise Problem(f"{page.path}: {size} px cannot be cut into {n} parts")
+    edges = [round(i * size / n) for i in range(n + 1)]
+    return [part_of(page, *ends, axis) for ends in zip(edges, edges[1:], strict=False)]
 
 
 def written(pieces: list[Page]) -> list[Page]:
@@ -46,14 +50,32 @@ def written(pieces: list[Page]) -> list[Page]:
     return [piece for piece, n in zip(pieces, inks, strict=True) if n >= least]
 
 
-def as_by_another_pen(page: Page, width: float) -> Page:
-    """``page`` as a pen ``width`` px wider (below 0: narrower) would have written it."""
-    return replace(page, image=vlad.pen(page.image, width))
+def pen(image: np.ndarray, width: float) -> np.ndarray:
+    """The (h, w) uint8 scan as a pen ``width`` px wider (or, below 0, narrower) would have made it.
+
+    Each edge of a stroke moves by half of it; the result has two grey levels.
+    """
+    if not width:
+        return image
+    slope = 255 / np.sqrt(2 * np.pi) / PEN_SIGMA  # grey levels a px, at the edge of a wide stroke
+    soft = cv2.GaussianBlur(image, (0, 0), PEN_SIGMA)
+    return np.where(soft < 127.5 + slope * width / 2, 0, PAPER).astype(np.uint8)
 
 
-def resized(page: Page, factor: float = 1.0, slant: float = 0.0) -> Page:
-    """``page``, ``factor`` times as large, and each row moved ``slant`` px a px further up."""
-    return replace(page, image=vlad.resized(page.image, factor, slant))
+def resized(image: np.ndarray, size: float = 1.0, slant: float = 0.0) -> np.ndarray:
+    """The (h, w) uint8 scan ``size`` times as large, each row moved ``slant`` px a px further up.
+
+    A scan in two grey levels stays one; what comes into view is paper.
+    """
+    height, width = image.shape
+    matrix = np.array([[size, -slant * size, slant * size * height / 2], [0, size, 0]])
+    # OpenCV counts from pixel centres, hence the half.
+    matrix[:, 2] += matrix[:, :2] @ [0.5, 0.5] - 0.5
+    shape = max(1, round(width * size)), max(1, round(height * size))
+    smooth = cv2.GaussianBlur(image, (0, 0), 0.5 / size) if size < 1 else image
+    varied = cv2.warpAffine(smooth, matrix, shape, flags=cv2.INTER_LINEAR, borderValue=PAPER)
+    levels = np.unique(image)
+    return levels[(varied > levels.mean()).astype(int)] if len(levels) == 2 else varied
 
 
 def without_writing(page: Page) -> Page:
@@ -84,12 +106,12 @@ def with_other_writing(page: Page, other: Page) -> Page:
     return replace(page, image=np.minimum(without_writing(page).image, writing))
 
 
-VARIANTS: dict[str, Callable[[Page], Page]] = {
-    HELD_OUT: lambda page: page,
-    "thinner pen": partial(as_by_another_pen, width=-0.7),
-    "thicker pen": partial(as_by_another_pen, width=0.7),
-    "smaller": partial(resized, factor=0.9),
-    "larger": partial(resized, factor=1.1),
+VARIANTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # of (h, w) uint8 images
+    HELD_OUT: lambda image: image,
+    "thinner pen": partial(pen, width=-0.7),
+    "thicker pen": partial(pen, width=0.7),
+    "smaller": partial(resized, size=0.9),
+    "larger": partial(resized, size=1.1),
     "leaning left": partial(resized, slant=-0.12),
     "leaning right": partial(resized, slant=0.12),
 }
@@ -102,7 +124,7 @@ def whole_and_thirds(pages: list[Page], changes: Sequence[str] = (HELD_OUT,)) ->
     """
     images = {}
     for name in changes:
-        changed = [VARIANTS[name](page) for page in pages]
+        changed = [replace(page, image=VARIANTS[name](page.image)) for page in pages]
         images[name, "whole"] = changed
         images[name, "third"] = [third for page in changed for third in written(parts(page, 3))]
     return images

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import keras
 import numpy as np
 from keras import ops
@@ -22,7 +21,8 @@ from sklearn.svm import LinearSVC
 from digitlib import Problem, cores, engine, progress_bar
 from digitlib.dataset import Page
 from digitlib.settings import Settings
-from digitlib.strips import GRID, PAPER, enhance, network_inputs, split_tops, strip_tops
+from digitlib.strips import GRID, enhance, network_inputs, split_tops, strip_tops
+from digitlib.variants import pen, resized
 
 LEAST_INK = 0.02  # of a position's cell: less is an edge, or dust
 LEAST_KEPT = 64  # directions of a whitened VLAD vector, however few the classes
@@ -31,35 +31,6 @@ MOST_SAMPLED = 128  # sheets that these come from
 BEYOND = 1e9  # more than any feature is near to a centre
 STEP = 128  # numbers of positions are rounded up to its multiples: each is new to OpenVINO once
 LESS_TEXT = 3  # so much lower than a strip are further windows: one line where a strip has three
-PEN_SIGMA = 1.0  # px: blur that turns a step of the pen's edge into a slope
-
-
-def pen(image: np.ndarray, width: float) -> np.ndarray:
-    """The (h, w) uint8 scan as a pen ``width`` px wider (or, below 0, narrower) would have made it.
-
-    Each edge of a stroke moves by half of it; the result has two grey levels.
-    """
-    if not width:
-        return image
-    slope = 255 / np.sqrt(2 * np.pi) / PEN_SIGMA  # grey levels a px, at the edge of a wide stroke
-    soft = cv2.GaussianBlur(image, (0, 0), PEN_SIGMA)
-    return np.where(soft < 127.5 + slope * width / 2, 0, PAPER).astype(np.uint8)
-
-
-def resized(image: np.ndarray, size: float = 1.0, slant: float = 0.0) -> np.ndarray:
-    """The (h, w) uint8 scan ``size`` times as large, each row moved ``slant`` px a px further up.
-
-    A scan in two grey levels stays one; what comes into view is paper.
-    """
-    height, width = image.shape
-    matrix = np.array([[size, -slant * size, slant * size * height / 2], [0, size, 0]])
-    # OpenCV counts from pixel centres, hence the half.
-    matrix[:, 2] += matrix[:, :2] @ [0.5, 0.5] - 0.5
-    shape = max(1, round(width * size)), max(1, round(height * size))
-    smooth = cv2.GaussianBlur(image, (0, 0), 0.5 / size) if size < 1 else image
-    varied = cv2.warpAffine(smooth, matrix, shape, flags=cv2.INTER_LINEAR, borderValue=PAPER)
-    levels = np.unique(image)
-    return levels[(varied > levels.mean()).astype(int)] if len(levels) == 2 else varied
 
 
 @keras.saving.register_keras_serializable("digitlib")

@@ -150,16 +150,14 @@ def test_a_page_cannot_be_cut_into_no_or_blank_parts(n):
 
 
 def test_another_pen_and_another_size():
-    one = page(written(120, range(40, 80, 90)))
-    thin, same, thick = (
-        int((variants.as_by_another_pen(one, width).image < 128).sum()) for width in (-1.5, 0, 1.5)
-    )
+    one = written(120, range(40, 80, 90))
+    thin, same, thick = (int((variants.pen(one, width) < 128).sum()) for width in (-1.5, 0, 1.5))
     assert thin < same < thick
     half = variants.resized(one, 0.5)
-    assert half.image.shape == (60, 100) and half.image.dtype == np.uint8
-    assert set(np.unique(half.image)) == {0, 255}  # as a scanner would have made it
-    grey = variants.resized(page(np.arange(200, dtype=np.uint8).reshape(10, 20)), 2)
-    assert grey.image.shape == (20, 40) and len(np.unique(grey.image)) > 100
+    assert half.shape == (60, 100) and half.dtype == np.uint8
+    assert set(np.unique(half)) == {0, 255}  # as a scanner would have made it
+    grey = variants.resized(np.arange(200, dtype=np.uint8).reshape(10, 20), 2)
+    assert grey.shape == (20, 40) and len(np.unique(grey)) > 100
 
 
 def ruled() -> np.ndarray:

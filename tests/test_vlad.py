@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from digitlib import Problem, engine, ensemble, folds, model, vlad
+from digitlib import Problem, engine, ensemble, folds, model, variants, vlad
 from digitlib.settings import Settings
 from digitlib.strips import PAPER, network_input, network_inputs
 
@@ -162,7 +162,7 @@ def test_strips_are_padded_with_paper(shape, scale, expected, tiny):
 def test_a_pen_moves_both_edges_of_a_stroke(change, width):
     image = np.full((40, 60), PAPER, np.uint8)
     image[:, 20:28] = 0
-    row = vlad.pen(image, change)[20]
+    row = variants.pen(image, change)[20]
     assert (row == 0).sum() == pytest.approx(width, abs=1 if change else 0)
     assert set(np.unique(row)) <= {0, PAPER}
 
@@ -405,7 +405,7 @@ def test_real_lines_are_told_apart_without_any_training(reference):
 def test_resizing_moves_edges_with_the_page(size, slant, corners):
     image = np.full((60, 100), PAPER, np.uint8)
     image[20:40, 40:60] = 0
-    varied = vlad.resized(image, size, slant)
+    varied = variants.resized(image, size, slant)
     assert varied.shape == (60 * size, 100 * size) and set(np.unique(varied)) == {0, PAPER}
     rows, columns = np.nonzero(varied == 0)
     found = (columns.min(), columns.max() + 1, rows.min(), rows.max() + 1)
@@ -415,7 +415,7 @@ def test_resizing_moves_edges_with_the_page(size, slant, corners):
 def test_a_slant_leans_to_the_right_about_the_middle():
     image = np.full((61, 100), PAPER, np.uint8)
     image[:, 48:52] = 0
-    varied = vlad.resized(image, slant=0.5)
+    varied = variants.resized(image, slant=0.5)
     middle = [np.nonzero(varied[row] == 0)[0].mean() for row in (0, 30, 60)]
     np.testing.assert_allclose(middle, [49.5 + 15, 49.5, 49.5 - 15], atol=1)
 
