@@ -17,7 +17,7 @@ import keras
 
 from digitlib import Problem, engine, vlad, whole_file
 from digitlib.settings import Settings
-from digitlib.shipped import CARD, read_card
+from digitlib.shipped import CARD, FORMAT, read_card
 from digitlib.strips import GRID
 
 TRUNK_LAYER = "block_6_expand_relu"  # where the shipped weights end
@@ -273,7 +273,8 @@ def save(
     ``shift``: `ensemble.one_pass_shift`, which one pass over a strip is corrected by.
     Any Keras can load the file; one that reads whole strips (pooling vlad) needs `digitlib.vlad`.
     """
-    card = {"classes": classes, "settings": asdict(settings), "about": dict(about or {})}
+    card = {"format": FORMAT, "classes": classes, "settings": asdict(settings)}
+    card["about"] = dict(about or {})
     with whole_file(path) as aside:
         # Built anew, without what training left in it: optimisers, a loss unknown to load_model.
         bare = shell(len(classes), settings)

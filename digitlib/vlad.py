@@ -28,6 +28,7 @@ LEAST_INK = 0.02  # of a position's cell: less is an edge, or dust
 LEAST_KEPT = 64  # directions of a whitened VLAD vector, however few the classes
 LEARNT_FROM = 30_000  # local features that whitening and codebooks are learnt from
 MOST_SAMPLED = 128  # sheets that these come from
+LEAST_SUM = 1e-3  # length of a centre's differences, in whitened units: less is rounding
 BEYOND = 1e9  # more than any feature is near to a centre
 STEP = 128  # numbers of positions are rounded up to its multiples: each is new to OpenVINO once
 LESS_TEXT = 3  # so much lower than a strip are further windows: one line where a strip has three
@@ -38,9 +39,10 @@ class Vlad(keras.layers.Layer):
     """[features (1, h, w, c), ink (1, h * stride, w * stride, 1)] -> (1, codebooks * clusters * d).
 
     Square roots of the features (none below 0) on ink, whitened to ``d`` components; each one's
-    difference from its nearest centre, summed per centre; signed square root of the sums (power
-    normalisation: Perronnin et al. 2010) and unit length per codebook. Several codebooks: Jégou and
-    Chum 2012.
+    difference from its nearest centre, summed per centre; unit length per centre, so that the most
+    frequent strokes do not drown the others (intra-normalisation: Arandjelović and Zisserman 2013);
+    signed square root (power normalisation: Perronnin et al. 2010) and unit length per codebook.
+    Several codebooks: Jégou and Chum 2012.
     """
 
     def __init__(
@@ -111,7 +113,9 @@ class Vlad(keras.layers.Layer):
     def vectors(self, sums, numbers):
         """(n, codebooks, clusters, components) whitened features added up per nearest centre, and
         (n, codebooks, clusters), how many -> (n, codebooks * clusters * components)."""
-        sums = ops.reshape(sums - numbers[..., None] * self.centres, (-1, self.shape[0], self.size))
+        sums = sums - numbers[..., None] * self.centres
+        sums /= ops.maximum(ops.sqrt(ops.sum(sums**2, -1, keepdims=True)), LEAST_SUM)
+        sums = ops.reshape(sums, (-1, self.shape[0], self.size))
         rooted = ops.sign(sums) * ops.sqrt(ops.abs(sums))
         length = ops.sqrt(ops.sum(rooted**2, -1, keepdims=True))
         return ops.reshape(rooted / ops.maximum(length, 1e-9), (-1, self.shape[0] * self.size))

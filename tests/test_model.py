@@ -307,7 +307,7 @@ def rewritten(path: Path, members: dict[str, bytes | None]) -> bytes:
 
 def card(**changes) -> bytes:
     """A card like `save` writes, with ``changes``."""
-    good = {"classes": NAMES, "settings": dataclasses.asdict(SMALL)}
+    good = {"format": model.FORMAT, "classes": NAMES, "settings": dataclasses.asdict(SMALL)}
     return json.dumps(good | changes).encode()
 
 
@@ -328,6 +328,7 @@ def with_settings(**changes) -> bytes:
         {model.CARD: b"{}"},  # no class names
         {model.CARD: card(classes="ab")},  # text is a sequence of short strings too
         {model.CARD: card(classes=3)},
+        {model.CARD: card(format=1)},  # of the time before intra-normalisation
         {model.CARD: card(classes=None)},
         {model.CARD: card(classes={"01": 1, "02": 2, "03": 3})},
         {model.CARD: card(classes=[1, 2, 3])},

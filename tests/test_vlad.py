@@ -34,6 +34,13 @@ def reader(tiny) -> Settings:
     )
 
 
+def normalised(sums: np.ndarray) -> np.ndarray:
+    """(centres, d) sums of one codebook as they stand in a vector, from the definition."""
+    lengths = np.linalg.norm(sums, axis=-1, keepdims=True)
+    roots = np.sqrt(np.abs(sums / np.maximum(lengths, 1e-9))) * np.sign(sums)
+    return roots.ravel() / max(np.linalg.norm(roots), 1e-9)
+
+
 def by_hand(centres: list, whiten=None, mean=None) -> vlad.Vlad:
     """A layer of stride 1 that whitens by ``whiten`` (identity) after taking off ``mean`` (0)."""
     centres = np.array(centres, np.float32)
@@ -64,8 +71,7 @@ def test_differences_are_summed_per_centre(squares, ink, sums):
     features = np.array(squares, np.float32).reshape(1, 1, 3, 2)
     writing = np.array(ink, np.float32).reshape(1, 1, 3, 1)
     layer = by_hand(NEAR)
-    roots = np.sign(sums) * np.sqrt(np.abs(sums))
-    vector = roots.ravel() / max(np.linalg.norm(roots), 1e-9)
+    vector = normalised(np.array(sums, float))
     np.testing.assert_allclose(np.asarray(layer([features, writing]))[0], vector, atol=1e-6)
     member, whitened, _ = map(np.asarray, layer.local(features, writing))
     differences = member[..., None] * (whitened[:, None, None] - np.array(NEAR))
@@ -103,9 +109,8 @@ def test_windows_add_up_what_lies_in_them(windows, sums):
     features = np.array([[[[9, 9], [4, 0]], [[1, 4], [1, 4]]]], np.float32)
     writing = np.array([0, 255, 255, 255], np.float32).reshape(1, 2, 2, 1)
     found = layer.of_windows(layer.local(features, writing), windows)
-    roots = np.sign(sums) * np.sqrt(np.abs(sums))
-    length = np.maximum(np.linalg.norm(roots, axis=1, keepdims=True), 1e-9)
-    np.testing.assert_allclose(found, roots / length, atol=1e-6)
+    vectors = [normalised(np.array(own, float).reshape(2, 2)) for own in sums]
+    np.testing.assert_allclose(found, vectors, atol=1e-6)
 
 
 def test_whitening_comes_after_the_square_root():
@@ -118,12 +123,15 @@ def test_whitening_comes_after_the_square_root():
 @pytest.mark.parametrize(
     "sums, vector",
     [
-        ([[[16.0, 0.0], [0.0, -9.0]]], [0.8, 0, 0, -0.6]),  # roots 4 and -3, length 5
+        # Of (9, -12), length 15, the shares 0.6 and -0.8; their roots have length sqrt(1.4).
+        ([[[9.0, -12.0], [0, 0]]], [(0.6 / 1.4) ** 0.5, -((0.8 / 1.4) ** 0.5), 0, 0]),
+        ([[[16.0, 0.0], [0.0, -9.0]]], [0.5**0.5, 0, 0, -(0.5**0.5)]),  # both centres count alike
+        ([[[1e-5, 0.0], [0.0, -9.0]]], [0.1 / 1.01**0.5, 0, 0, -1 / 1.01**0.5]),  # but rounding
         ([[[0.0, 0.0], [0.0, 0.0]]], [0, 0, 0, 0]),  # a blank strip: no length, no division by 0
         ([[[4.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 25.0]]], [1, 0, 0, 0, 0, 0, 0, 1]),
     ],
 )
-def test_roots_have_unit_length_per_codebook(sums, vector):
+def test_sums_have_unit_length_per_centre_and_their_roots_per_codebook(sums, vector):
     layer = by_hand(np.zeros((len(sums), 2, 2)))
     found = np.asarray(layer.vectors(np.array([sums], np.float32), np.zeros((1, len(sums), 2))))
     np.testing.assert_allclose(found[0], vector, atol=1e-6)
