@@ -11,7 +11,7 @@ from pathlib import Path
 
 import digitlib
 from digitlib import Problem, whole_file
-from digitlib.pages import read_json
+from digitlib.pages import duration, read_json
 from digitlib.settings import Settings
 
 FOLDER = Path(__file__).with_name("weights")
@@ -127,7 +127,7 @@ def ship(run: str, name: str, limits: str = "") -> Path:
         f"({held['accuracy']:.1%}; 95 % over classes {held['low']:.1%} to {held['high']:.1%}), "
         f"{third['right']} of {third['images']} thirds of them; {folds['folds_run']} of "
         f"{folds['folds']} folds",
-        "trained in": f"{seconds / 60:.0f} minutes on {notebooks['03_training']['device']}",
+        "trained in": f"{duration(seconds)} on {notebooks['03_training']['device']}",
         "limits": limits,
     }
     if folds.get("coverage_of_thirds"):

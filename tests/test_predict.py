@@ -382,7 +382,7 @@ def test_an_image_too_large_for_the_network_is_named(shape, whole, tmp_path):
     _, settings, path = whole
     monster = replace(settings, scale=1.0)
     items = tmp_path / "model.keras"
-    card = {"classes": list("abcdef"), "settings": asdict(monster)}
+    card = {"classes": list("abcdef"), "settings": asdict(monster), "format": shipped.FORMAT}
     without(path, items, **{shipped.CARD.replace(".", "_"): json.dumps(card)})
     with pytest.raises(Problem, match="01_huge.png: .* px are too many at once"):
         predict_files([file], items, progress=False)

@@ -89,12 +89,13 @@ def test_what_a_file_says_of_its_sizes_is_not_believed(packed, tmp_path):
         ({"classes": ["a", "b"], "settings": {"clusters": 10**9}}, "CLUSTERS"),
         ({"classes": ["a", "b"], "settings": {}, "about": []}, "not a model"),
         ({}, "not a model"),
+        ({"format": 1, "classes": ["a", "b"], "settings": {}}, "another version of digitlib"),
     ],
 )
 def test_a_damaged_card_is_a_problem(tmp_path, card, reason):
     path = tmp_path / "model.keras"
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr(shipped.CARD, json.dumps(card))
+        archive.writestr(shipped.CARD, json.dumps({"format": shipped.FORMAT} | card))
     with pytest.raises(Problem, match=reason):
         shipped.read_card(path)
 
