@@ -134,8 +134,9 @@ def notebook_body(notebook: Path, source_folder: Path, names: Sequence[str]) -> 
             if name.startswith("on") or remote or address.startswith(("javascript:", "vbscript:")):
                 del tag.attrs[name]
     for link in soup.find_all("a", href=re.compile(r"^[^/:]+\.ipynb$")):
-        if unquote(link["href"]).removesuffix(".ipynb") in names:
-            link["href"] = link["href"].removesuffix(".ipynb") + ".html"
+        name = link["href"].removesuffix(".ipynb")
+        if unquote(name) in names:
+            link["href"] = f"{name}.html"
         else:
             link.unwrap()
     for table in soup.find_all("table"):

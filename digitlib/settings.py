@@ -4,7 +4,6 @@ In: UPPER_CASE names of a notebook's parameters cell. Out: one frozen, checked `
 The defaults are the profile `quick`; notebooks/profiles/paper.yaml holds the original's.
 """
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -155,7 +154,9 @@ class Settings:
             if low is not None and not low <= value <= high:
                 raise Problem(f"{item.name.upper()} must be from {low} to {high}, not {value!r}")
             if item.name in CHOICES and value not in CHOICES[item.name]:
-                near = difflib.get_close_matches(value, CHOICES[item.name], 5, cutoff=0)
+                from difflib import get_close_matches  # not needed where all is well
+
+                near = get_close_matches(value[:80], CHOICES[item.name], 5, cutoff=0)
                 shown = [choice for choice in CHOICES[item.name] if choice in near]
                 more = " …" if len(shown) < len(CHOICES[item.name]) else ""
                 raise Problem(

@@ -34,6 +34,11 @@ STEP = 128  # numbers of positions are rounded up to its multiples: each is new 
 LESS_TEXT = 3  # so much lower than a strip are further windows: one line where a strip has three
 
 
+def _unit(values, least: float):
+    """(..., d) divided by its length, or by ``least`` where that is shorter."""
+    return values / ops.maximum(ops.sqrt(ops.sum(values**2, -1, keepdims=True)), least)
+
+
 @keras.saving.register_keras_serializable("digitlib")
 class Vlad(keras.layers.Layer):
     """[features (1, h, w, c), ink (1, h * stride, w * stride, 1)] -> (1, codebooks * clusters * d).
@@ -113,12 +118,10 @@ class Vlad(keras.layers.Layer):
     def vectors(self, sums, numbers):
         """(n, codebooks, clusters, components) whitened features added up per nearest centre, and
         (n, codebooks, clusters), how many -> (n, codebooks * clusters * components)."""
-        sums = sums - numbers[..., None] * self.centres
-        sums /= ops.maximum(ops.sqrt(ops.sum(sums**2, -1, keepdims=True)), LEAST_SUM)
+        sums = _unit(sums - numbers[..., None] * self.centres, LEAST_SUM)
         sums = ops.reshape(sums, (-1, self.shape[0], self.size))
-        rooted = ops.sign(sums) * ops.sqrt(ops.abs(sums))
-        length = ops.sqrt(ops.sum(rooted**2, -1, keepdims=True))
-        return ops.reshape(rooted / ops.maximum(length, 1e-9), (-1, self.shape[0] * self.size))
+        rooted = _unit(ops.sign(sums) * ops.sqrt(ops.abs(sums)), 1e-9)
+        return ops.reshape(rooted, (-1, self.shape[0] * self.size))
 
     def call(self, inputs):
         member, whitened, _ = self.local(*inputs)
@@ -253,8 +256,7 @@ class _Sheets(Sequence):
             for height, step in ((strip, step), (strip // LESS_TEXT, -(-step // 2)))
             for top in strip_tops(end, height, step)
         ]
-        image = page.image[:end]
-        image = pen(image, width) if width else image
+        image = pen(page.image[:end], width)
         image = resized(image, size, slant) if (size, slant) != (1, 0) else image
         try:
             inputs = network_inputs(enhance(image, settings), settings)

@@ -152,11 +152,8 @@ def test_settings_take(name, value):
         ("scale", 0.24, "PATCH_SIZE x SCALE must be 32 to 1024 px, not 31"),
         ("blur", 4, "BLUR must be odd, or 0 for none, not 4"),  # OpenCV takes odd kernels only
         ("layer", "block_99_relu", "LAYER must be one of .*_relu …, not 'block_99_relu'"),
-        (
-            "layer",
-            "block_6_expand",
-            "LAYER must be one of .*block_6_expand_relu, ",
-        ),  # before its activation
+        # Before its activation:
+        ("layer", "block_6_expand", "LAYER must be one of .*block_6_expand_relu, "),
         ("patch_size", 2048, None),  # 1024 px: the largest input, for contrast
         ("patch_size", 2049, "PATCH_SIZE must be from 16 to 2048"),
     ],
