@@ -6,10 +6,9 @@ pages, and what the recipe makes of them: evidence before there is any test data
 
 import difflib
 import hashlib
-import json
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -18,12 +17,14 @@ import pandas as pd
 
 from digitlib import Problem, engine, ensemble, evaluate, train, write_json
 from digitlib.dataset import Dataset, Page
+from digitlib.pages import read_json
 from digitlib.parameters import Parameter, typed
 from digitlib.results import softmax
 from digitlib.settings import RANGES, Settings
 from digitlib.strips import REACH, between_lines, ink
-from digitlib.variants import VARIANTS, Images, part_of, perturbed
+from digitlib.variants import VARIANTS, Images, part_of, perturbed, whole
 
+ADMITTED = 0.01  # of strangers' answers, that may pass for sure
 LEAST_ROWS = 60  # px: what is left of a page above or below a band is dropped if it is lower
 # The files that results come from:
 CODE = (
@@ -109,29 +110,80 @@ def cross_validate(
     while settings, pages and code are the same. ``learn``: `recipe`, or another that gives what
     labels images, such as `baseline.learn`. Raises Problem for pages that are too low.
     """
+    tables, odds = [], [np.zeros((0, len(dataset.classes)), np.float32)]
+    for fold in range(folds if run is None else min(run, folds)):
+        held, place = held_out(dataset, fold, folds, height), Path(folder) / f"fold{fold}"
+        table, shares = _answers(held, settings, place, progress, images, learn)
+        tables.append(table.assign(fold=fold))
+        odds.append(shares)
+    empty = ["filename", "actual", "predicted", "confidence", "variant", "part", "fold"]
+    result = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=empty)
+    return result, np.concatenate(odds)
+
+
+def strangers(
+    dataset: Dataset,
+    settings: Settings,
+    parts: int,
+    folds: int,
+    folder: Path,
+    progress: bool = True,
+    height: int = 300,
+    learn: Callable[[Dataset, Settings, Path, bool], Label] = recipe,
+) -> pd.DataFrame:
+    """What is said of writing whose class was never learnt: a table as of `cross_validate`.
+
+    Classes are dealt into ``parts``, at random, and each of these is left out once: the recipe
+    learns from whole pages of all others, and labels the left out pages' bands, in all VARIANTS.
+    None of the answers can be right, so none should be sure. Empty for 0 parts; raises Problem for
+    one, and for more than half of the classes.
+    """
+    classes = np.array(dataset.classes)
+    if not 0 <= parts <= len(classes) // 2 or parts == 1:
+        most = len(classes) // 2
+        raise Problem(f"STRANGERS must be 0, or 2 to {most} of {len(classes)} classes, not {parts}")
+    dealt = np.random.default_rng([settings.seed, 600]).permutation(len(classes))
+    bands = [band for k in range(folds) for band in held_out(dataset, k, folds, height).test]
+    tables = [pd.DataFrame(columns=["filename", "actual", "predicted", "confidence", "variant"])]
+    for part in range(parts):
+        left = set(classes[dealt[part::parts]].tolist())
+        known = [page for page in dataset.train if page.label not in left]
+        unknown = [band for band in bands if band.label in left]
+        name = f"strangers{part}of{parts}"
+        others = replace(dataset, name=f"{dataset.name}-{name}", train=known, test=unknown)
+        place = Path(folder) / name
+        tables.append(_answers(others, settings, place, progress, whole, learn)[0])
+    return pd.concat(tables[1:] or tables, ignore_index=True)
+
+
+def _answers(
+    held: Dataset,
+    settings: Settings,
+    place: Path,
+    progress: bool,
+    images: Callable[[list[Page]], Images],
+    learn: Callable[[Dataset, Settings, Path, bool], Label],
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """(table with variant and part, probabilities) of the ``images`` of ``held``'s test images.
+
+    As they are in ``place``, if that was done with the same settings, pages and code.
+    """
     logging.getLogger("tensorflow").setLevel("ERROR")  # remarks on a network anew in every fold
     code = b"".join(Path(__file__).with_name(f"{n}.py").read_bytes() for n in CODE.split())
     made_by = {"images": images.__name__, "learn": f"{learn.__module__}.{learn.__name__}"}
     made_by["code"] = hashlib.sha256(code).hexdigest()
-    tables, odds = [], [np.zeros((0, len(dataset.classes)), np.float32)]
-    for fold in range(folds if run is None else min(run, folds)):
-        held, place = held_out(dataset, fold, folds, height), Path(folder) / f"fold{fold}"
-        fingerprint = train.fingerprint(held.train + held.test, settings) | made_by
-        done = place / "done.json"  # written last
-        if not done.exists() or json.loads(done.read_text("utf-8")) != fingerprint:
-            done.unlink(missing_ok=True)
-            label, parted = learn(held, settings, place / "training", progress), []
-            for (variant, part), pages in images(held.test).items():
-                table, shares = label(pages)
-                parted.append((table.assign(variant=variant, part=part), shares))
-            evaluate.write_result_csv(pd.concat([t for t, _ in parted]), place / "result.csv")
-            evaluate.save_probabilities(np.concatenate([p for _, p in parted]), place)
-            write_json(done, fingerprint)
-        tables.append(evaluate.read_result_csv(place / "result.csv").assign(fold=fold))
-        odds.append(evaluate.load_probabilities(place))
-    empty = ["filename", "actual", "predicted", "confidence", "variant", "part", "fold"]
-    result = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=empty)
-    return result, np.concatenate(odds)
+    fingerprint = train.fingerprint(held.train + held.test, settings) | made_by
+    done = place / "done.json"  # written last
+    if read_json(done) != fingerprint:
+        done.unlink(missing_ok=True)
+        label, parted = learn(held, settings, place / "training", progress), []
+        for (variant, part), pages in images(held.test).items():
+            table, shares = label(pages)
+            parted.append((table.assign(variant=variant, part=part), shares))
+        evaluate.write_result_csv(pd.concat([t for t, _ in parted]), place / "result.csv")
+        evaluate.save_probabilities(np.concatenate([p for _, p in parted]), place)
+        write_json(done, fingerprint)
+    return evaluate.read_result_csv(place / "result.csv"), evaluate.load_probabilities(place)
 
 
 # --- What the answers are worth -------------------------------------------------------------------
@@ -169,13 +221,19 @@ def temperature(logits: np.ndarray, truth: np.ndarray) -> float:
     return float(np.exp(-low))
 
 
-def safe_threshold(confidence: np.ndarray, correct: np.ndarray) -> tuple[float, float]:
+def safe_threshold(
+    confidence: np.ndarray, correct: np.ndarray, unknown: Sequence[float] = ()
+) -> tuple[float, float]:
     """(threshold, coverage): the lowest confidence from which on no answer is wrong.
 
-    ``coverage``: share of the answers that reach it. (inf, 0) where the surest answer is wrong.
+    And which at most a share of ADMITTED of ``unknown``, the confidences of answers about
+    `strangers`, reaches. ``coverage``: share of the answers that reach it. (inf, 0) where none may.
     """
     confidence, correct = np.asarray(confidence, float), np.asarray(correct, bool)
-    safe = confidence[confidence > confidence[~correct].max(initial=-np.inf)]
+    limit = confidence[~correct].max(initial=-np.inf)
+    if len(unknown):
+        limit = max(limit, np.sort(unknown)[::-1][int(ADMITTED * len(unknown))])
+    safe = confidence[confidence > limit]
     return float(safe.min(initial=np.inf)), len(safe) / max(len(confidence), 1)
 
 

@@ -14,6 +14,7 @@ from matplotlib.ticker import PercentFormatter
 from digitlib.dataset import Page
 from digitlib.pictures import ACCENT, NEUTRAL, RIGHT, WIDTH, WRONG, figure, shorten
 
+LEAST_DOUBT = 1e-6  # 1 - confidence, that is told from less
 PIECE = (110, 640)  # px, height and width of what is shown of a band
 
 
@@ -84,6 +85,42 @@ def accuracy_by_variant(table: pd.DataFrame, chance: float) -> Figure:
     axis.set_yticks(range(len(names)), names)
     axis.set(xlim=(-0.02, 1.02), ylim=(len(names) - 0.5, -0.5), xlabel="images labelled right")
     axis.xaxis.set_major_formatter(PercentFormatter(1))
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return fig
+
+
+@figure
+def sure_figure(answers: Mapping[str, pd.DataFrame], threshold: float) -> Figure:
+    """How many answers are at least so sure: a curve each of the result tables ``answers``.
+
+    Towards 1 the scale of confidence is stretched. A cross is a wrong answer; no answer of the last
+    table, about strangers, is right, so it has none. The dashed line is ``threshold``.
+    """
+    known = {name: table for name, table in answers.items() if len(table)}
+    if not known:
+        return _nothing("No band is held out.")
+    fig, axis = plt.subplots(figsize=(0.8 * WIDTH, 3.8))
+    for name, colour in zip(answers, (RIGHT, ACCENT, WRONG), strict=True):
+        if name in known:
+            table = known[name].sort_values("confidence", ascending=False)
+            doubt = np.maximum(1 - table["confidence"].to_numpy(float), LEAST_DOUBT)
+            share = np.arange(1, len(table) + 1) / len(table)
+            axis.step(doubt, share, where="post", color=colour, label=name)
+            if name != list(answers)[-1]:
+                wrong = (table["actual"] != table["predicted"]).to_numpy(bool)
+                axis.plot(doubt[wrong], share[wrong], "x", color=colour)
+    if threshold <= 1:
+        axis.axvline(max(1 - threshold, LEAST_DOUBT), ls="--", color=NEUTRAL)
+    axis.set_xscale("log")
+    ticks = [10.0**-k for k in range(1, 7)]
+    axis.set_xticks(
+        [0.5, *ticks], ["0.5", *(f"{1 - tick:.{k + 1}f}" for k, tick in enumerate(ticks))]
+    )
+    axis.minorticks_off()
+    axis.set(
+        xlim=(1, LEAST_DOUBT), ylim=(-0.02, 1.02), xlabel="confidence", ylabel="at least so sure"
+    )
+    axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return fig
 

@@ -5,7 +5,6 @@ to tell of a small crop whose hand it is, which character it shows, and which on
 """
 
 import contextlib
-import json
 import shutil
 from concurrent.futures import Executor
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from digitlib import Problem, model, progress_bar, whole_file, write_json
 from digitlib.crops import CROPS_PER_HAND, draw_batch, processes
 from digitlib.handwriting import CHARACTERS, VERSION
+from digitlib.pages import read_json
 
 SIZE = 64  # px the network sees: half the page's resolution
 TARGETS = {"hand": 1.0, "character": 1.0, "neighbour": 0.5}  # weights of the three losses
@@ -124,7 +124,7 @@ def pretrain(
     )
     folder = out.with_name(f"{out.name.removesuffix('.weights.h5')}-checkpoint")
     state, run = folder / "state.json", [VERSION, hands, steps, batch_size, width, seed, rate, size]
-    saved = json.loads(state.read_text("utf-8")) if state.exists() else {}
+    saved = read_json(state)
     done = saved["step"] if saved.get("run") == run else 0
     if done:
         network.optimizer.build(network.trainable_variables)

@@ -131,10 +131,13 @@ def ship(run: str, name: str, limits: str = "") -> Path:
         "limits": limits,
     }
     if folds.get("coverage_of_thirds"):
-        confidence = math.ceil(folds["threshold_of_thirds"] * 1e4) / 1e4
+        confidence = math.ceil(folds["threshold_of_thirds"] * 1e6) / 1e6
+        shares = [
+            f"{n / every:.1%} of {name}" for name, (n, every) in folds["sure_of"].items() if every
+        ]
         about[SURE] = (
-            f"{confidence:.4f} (confidence that {folds['coverage_of_thirds']:.1%} of the thirds of "
-            "held-out bands, in any pen, size and slant, have, and none of these was wrong)"
+            f"{confidence:.6f} (held out, in any pen, size, slant, {', '.join(shares)} reach it; "
+            "none of those by hands that it knew was labelled wrong)"
         )
     with whole_file(FOLDER / f"{name}.keras") as aside:
         write_card(own, aside, {key: value for key, value in about.items() if value})

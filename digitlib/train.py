@@ -5,7 +5,6 @@ again, it goes on from the last whole epoch to the same result.
 """
 
 import hashlib
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ import pandas as pd
 from digitlib import Problem, model, patches, progress_bar, strips, vlad, whole_file, write_json
 from digitlib.batches import CachedFeatures, PatchStream
 from digitlib.dataset import Dataset, Page
+from digitlib.pages import read_json
 from digitlib.settings import Settings
 
 PLATEAU, FLOOR = 2, 1e-6  # the original halves the rate after 2 epochs without gain, down to 1e-6
@@ -79,7 +79,7 @@ class Checkpoints:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.file = self.folder / "state.json"
         self.rows: list[dict] = []
-        state = json.loads(self.file.read_text("utf-8")) if self.file.exists() else {}
+        state = read_json(self.file)
         if state.get("fingerprint") == self.fingerprint:
             self.rows = state["rows"]
         else:

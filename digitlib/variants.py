@@ -117,14 +117,21 @@ VARIANTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # of (h, w) uint8 i
 }
 
 
+def whole(pages: list[Page], changes: Sequence[str] = tuple(VARIANTS)) -> Images:
+    """``pages`` in the ``changes`` of VARIANTS."""
+    return {
+        (name, "whole"): [replace(page, image=VARIANTS[name](page.image)) for page in pages]
+        for name in changes
+    }
+
+
 def whole_and_thirds(pages: list[Page], changes: Sequence[str] = (HELD_OUT,)) -> Images:
     """``pages`` as they are, or in the ``changes`` of VARIANTS, and each in three bands.
 
     Of the three, those that are `written`.
     """
     images = {}
-    for name in changes:
-        changed = [replace(page, image=VARIANTS[name](page.image)) for page in pages]
+    for (name, _), changed in whole(pages, changes).items():
         images[name, "whole"] = changed
         images[name, "third"] = [third for page in changed for third in written(parts(page, 3))]
     return images

@@ -17,7 +17,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
-from digitlib import Problem, ensemble, folds, model, pictures_of_folds, train, variants, vlad
+from digitlib import (
+    Problem,
+    ensemble,
+    evaluate,
+    folds,
+    model,
+    pictures_of_folds,
+    train,
+    variants,
+    vlad,
+)
 from digitlib.dataset import Dataset, Page
 from digitlib.results import softmax
 from digitlib.strips import ink
@@ -303,6 +313,25 @@ def test_safe_threshold(confidence, correct, threshold, coverage):
     assert folds.safe_threshold(confidence, correct) == pytest.approx((threshold, coverage))
 
 
+@pytest.mark.parametrize(
+    ("unknown", "threshold", "coverage"),
+    [
+        ([], 0.6, 3 / 4),  # 0.5 is wrong
+        ([0.55], 0.6, 3 / 4),  # strangers that nobody takes for sure
+        ([0.65], 0.7, 1 / 2),  # of one stranger none may pass
+        ([0.7], 0.9, 1 / 4),  # a tie would
+        ([0.95], math.inf, 0),
+        ([*[0.1] * 99, 0.95], 0.6, 3 / 4),  # one of a hundred may
+        ([*[0.1] * 98, 0.8, 0.95], 0.9, 1 / 4),  # but not two
+        ([0.95, *[0.65] * 99], 0.7, 1 / 2),  # in whatever order they come
+    ],
+)
+def test_one_stranger_in_a_hundred_may_pass_for_sure(unknown, threshold, coverage):
+    confidence, correct = [0.9, 0.7, 0.6, 0.5], [1, 1, 1, 0]
+    found = folds.safe_threshold(confidence, correct, unknown)
+    assert found == pytest.approx((threshold, coverage))
+
+
 def answers(right: str, variant=variants.HELD_OUT, part="whole") -> pd.DataFrame:
     """One image of class a a letter; "." is wrong."""
     return pd.DataFrame(
@@ -430,6 +459,44 @@ def test_a_fold_of_other_settings_pages_or_images_is_done_again(
     assert set(state) == {"settings", "pages", "images", "learn", "code"}
 
 
+def of_labels(labels: str) -> Dataset:
+    return of_pages(*(page(PAGE, label) for label in labels))
+
+
+@pytest.mark.parametrize(("labels", "parts"), [("abcd", 2), ("abcde", 2), ("abcdefg", 3)])
+def test_every_class_is_a_stranger_once(labels, parts, tiny, tmp_path):
+    learnt = []
+
+    def learn(data, settings, place, progress):
+        learnt.append("".join(data.classes))
+        assert {p.image.shape[0] for p in data.train} == {900}  # whole pages
+
+        def label(pages):
+            names, truth = [p.path.name for p in pages], [p.label for p in pages]
+            shares = np.eye(len(data.classes))[np.zeros(len(pages), int)]
+            return evaluate.result_table(names, truth, shares, data.classes), shares
+
+        return label
+
+    how = {"progress": False, "learn": learn}
+    table = folds.strangers(of_labels(labels), tiny, parts, 3, tmp_path, **how)
+    assert len(learnt) == parts and all(len(known) >= len(labels) // 2 for known in learnt)
+    for label, rows in table.groupby("actual"):  # three bands a page, in each variant
+        assert len(rows) == 3 * len(variants.VARIANTS) and rows["filename"].nunique() == 3
+        assert [label in known for known in learnt].count(False) == 1
+    assert set(table["actual"]) == set(labels) and (table["actual"] != table["predicted"]).all()
+    again = folds.strangers(of_labels(labels), tiny, parts, 3, tmp_path, **how)
+    assert len(learnt) == parts and again.equals(table)
+
+
+@pytest.mark.parametrize(("labels", "parts"), [("abc", 2), ("abcd", 1), ("abcd", 3), ("abcd", -1)])
+def test_of_few_classes_none_can_be_left_out(labels, parts, tiny, tmp_path):
+    with pytest.raises(Problem, match="STRANGERS must be 0, or 2 to"):
+        folds.strangers(of_labels(labels), tiny, parts, 3, tmp_path, progress=False)
+    none = folds.strangers(of_labels(labels), tiny, 0, 3, tmp_path, progress=False)
+    assert len(none) == 0 and list(none["confidence"]) == []
+
+
 def test_no_fold_gives_empty_tables_that_all_else_takes(digits, quick, tmp_path):
     result, odds = folds.cross_validate(digits, quick, 3, tmp_path, run=0)
     assert len(result) == 0 and odds.shape == (0, 3)
@@ -440,6 +507,7 @@ def test_no_fold_gives_empty_tables_that_all_else_takes(digits, quick, tmp_path)
     pictures_of_folds.accuracy_by_variant(table, 1 / 3)
     pictures_of_folds.ablation_figure(none)
     pictures_of_folds.variants_of_band({})
+    pictures_of_folds.sure_figure(dict.fromkeys("abc", result), math.inf)
 
 
 def test_pages_too_low_are_refused_before_training(digits, quick, tmp_path, counted):

@@ -120,8 +120,8 @@ def test_the_shipped_model_reads_the_hands_that_it_learnt(reference):
 @pytest.mark.parametrize(
     ("threshold", "coverage", "sure"),
     [
-        (0.98765, 0.9, 0.9877),  # rounded up, so that it stays safe
-        (0.9999999, 0.1, 1.0),
+        (0.9876543, 0.9, 0.987655),  # rounded up, so that it stays safe
+        (0.99999999, 0.1, 1.0),
         (None, 0.0, None),  # the surest answer was wrong
     ],
 )
@@ -135,6 +135,7 @@ def test_a_run_is_shipped_with_what_its_folds_found(
     variants = [row | {"part": "whole"}, row | {"part": "third", "right": 8}]
     found = {"folds": 3, "folds_run": 1, "variants": variants}
     found |= {"threshold_of_thirds": threshold, "coverage_of_thirds": coverage}
+    found["sure_of"] = {"whole bands": [9, 9], "thirds of them": [6, 8], "strangers' bands": [0, 0]}
     training = {"numbers": {"seconds": {"all": 60}}, "parameters": {"weights": "none"}}
     notebooks = {"03_training": training | {"device": "cpu:0"}, "08_folds": {"numbers": found}}
     (run / "metrics.json").write_text(json.dumps({"notebooks": notebooks}), "utf-8")
@@ -144,6 +145,8 @@ def test_a_run_is_shipped_with_what_its_folds_found(
     assert (classes, settings) == shipped.read_card(own)[:2]
     assert "9 of 9 held-out bands" in about["cross-validated"] and "8 of 9" in str(about)
     assert about["limits"] == "none but these" and shipped.sure_from(about) == sure
+    if sure:  # of strangers nothing is known
+        assert "100.0% of whole bands, 75.0% of thirds of them reach it" in about[shipped.SURE]
     with zipfile.ZipFile(own) as one, zipfile.ZipFile(path) as two:  # all else is the same
         assert one.namelist() == two.namelist()
         for name in set(one.namelist()) - {shipped.CARD}:
