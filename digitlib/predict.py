@@ -112,12 +112,14 @@ def predict_files(
     engine: str = "auto",
     progress: bool = True,
     sure: float | None = None,
+    problems: list[str] | None = None,
 ) -> list[dict]:
     """`results.result_rows` of images (files, or folders of them); to ``out`` too, if given.
 
     ``sure``: the confidence from which on an answer counts as sure (a column: yes or no); by
     default what the model's card says, and if that says nothing there is no such column. Raises
-    Problem, naming all files that cannot be read, and then writes nothing.
+    Problem, naming all files that cannot be read, and then writes nothing; unless some can be read
+    and there is a list ``problems``: what is wrong with the others is added to it.
     """
     files = image_files(paths)
     if out and out.is_dir():
@@ -153,7 +155,13 @@ def predict_files(
         if len(files) > 1:  # for one, the bar would take longer to import than to fill
             answers = progress_bar(answers, progress, **how)
         answers = list(answers)
-    raise_all([answer for answer in answers if isinstance(answer, str)], "the images")
+    wrong = [answer for answer in answers if isinstance(answer, str)]
+    if problems is None or len(wrong) == len(files):
+        raise_all(wrong, "the images")
+    else:
+        problems += wrong
+    files = [file for file, answer in zip(files, answers, strict=True) if isinstance(answer, dict)]
+    answers = [answer for answer in answers if isinstance(answer, dict)]
     columns = {key: [answer[key] for answer in answers] for key in answers[0]}
     labels, probabilities = columns.pop("label"), np.stack(columns.pop("probabilities"))
     if sure is not None:

@@ -269,6 +269,24 @@ def test_an_unreadable_image_is_named_and_nothing_is_written(whole, hands_folder
     assert not (tmp_path / "r.csv").exists()
 
 
+def test_the_command_labels_all_that_can_be_read(whole, hands_folder, tmp_path, capsys):
+    shutil.copytree(hands_folder / "test", tmp_path / "scans")
+    good = sorted(path.name for path in (tmp_path / "scans").iterdir())
+    (tmp_path / "scans" / "00_9.png").write_bytes(b"no image")
+    (tmp_path / "scans" / "zz_9.png").write_bytes(b"")
+    out = tmp_path / "r.csv"
+    command = ["predict", str(tmp_path / "scans"), "--model", str(whole[2]), "--out", str(out)]
+    assert main(command) == 2  # a script shall notice
+    said = capsys.readouterr()
+    assert f"{len(good)} images labelled" in said.err and "not labelled: 2 problems" in said.err
+    assert "00_9.png" in said.err and "zz_9.png" in said.err and "_9.png" not in said.out
+    assert read_result_csv(out)["filename"].tolist() == good
+    rows = predict_files([tmp_path / "scans" / name for name in good], whole[2], progress=False)
+    assert read_result_csv(out)["predicted"].tolist() == [row["predicted"] for row in rows]
+    bad = ["predict", str(tmp_path / "scans" / "zz_9.png"), "--out", str(tmp_path / "no.csv")]
+    assert main(bad) == 2 and not (tmp_path / "no.csv").exists()
+
+
 def test_images_of_one_name_are_told_apart_by_their_folders(whole, hands_folder, tmp_path):
     file = next((hands_folder / "test").iterdir())
     twins = [tmp_path / part / file.name for part in "ab"]
