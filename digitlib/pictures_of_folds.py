@@ -100,6 +100,9 @@ def sure_figure(answers: Mapping[str, pd.DataFrame], threshold: float) -> Figure
     if not known:
         return _nothing("No band is held out.")
     fig, axis = plt.subplots(figsize=(0.8 * WIDTH, 3.8))
+    sure = {name: (table["confidence"] >= threshold).mean() for name, table in known.items()}
+    of = ", ".join(f"{share:.0%} of {name}" for name, share in sure.items())
+    axis.set_title(f"Sure from {threshold:.4f}: {of}" if threshold <= 1 else "No threshold is safe")
     for name, colour in zip(answers, (RIGHT, ACCENT, WRONG), strict=True):
         if name in known:
             table = known[name].sort_values("confidence", ascending=False)
@@ -110,7 +113,7 @@ def sure_figure(answers: Mapping[str, pd.DataFrame], threshold: float) -> Figure
                 wrong = (table["actual"] != table["predicted"]).to_numpy(bool)
                 axis.plot(doubt[wrong], share[wrong], "x", color=colour)
     if threshold <= 1:
-        axis.axvline(max(1 - threshold, LEAST_DOUBT), ls="--", color=NEUTRAL)
+        axis.axvline(max(1 - threshold, LEAST_DOUBT), ls="--", color=NEUTRAL, label="threshold")
     axis.set_xscale("log")
     ticks = [10.0**-k for k in range(1, 7)]
     axis.set_xticks(

@@ -7,7 +7,9 @@ import json
 import math
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import digitlib
 from digitlib import Problem, whole_file
@@ -100,6 +102,44 @@ def sure_from(about: Mapping[str, str]) -> float | None:
     return confidence if 0 <= confidence <= 1 else None
 
 
+def _sure(folds: Mapping[str, Any]) -> dict[str, str]:
+    """The line of a card that the numbers of 08_folds give; none where no confidence is safe."""
+    if not folds.get("coverage_of_thirds"):
+        return {}
+    confidence = math.ceil(folds["threshold_of_thirds"] * 1e6) / 1e6
+    shares = [
+        f"{n / every:.1%} of {name}" for name, (n, every) in folds["sure_of"].items() if every
+    ]
+    text = (
+        f"{confidence:.6f} (held out, in any pen, size and slant, {', '.join(shares)} reach it; "
+        "none of those by hands that it knew was labelled wrong)"
+    )
+    return {SURE: text}
+
+
+def mark_sure(run: str, folds: Mapping[str, Any], settings: Settings) -> str:
+    """Put on the card of reports/``run``'s model what its folds found; says what was done.
+
+    ``folds``: the numbers of 08_folds; ``settings``: the recipe that they judge. A model of another
+    recipe keeps its card, and one of which nothing is safe has no such line any more.
+    """
+    from digitlib.report import run_folder
+
+    model = run_folder(run) / "model.keras"
+    if not model.is_file():
+        return f"{model}: not there yet; run 03, then 08 again, and predict says what it is sure of"
+    _, own, about = read_card(model)
+    if own != replace(settings, weights="none"):
+        return f"{model}: of another recipe, so it keeps its card"
+    about.pop(SURE, None)
+    about |= _sure(folds)
+    with whole_file(model) as aside:
+        write_card(model, aside, about)
+    if SURE not in about:
+        return f"{model}: no answer of its is sure, whatever its confidence"
+    return f"{model}: predict says that it is not sure of answers below {sure_from(about)}"
+
+
 def ship(run: str, name: str, limits: str = "") -> Path:
     """Put the model of reports/``run`` among the shipped ones; its card: what the run found.
 
@@ -130,15 +170,7 @@ def ship(run: str, name: str, limits: str = "") -> Path:
         "trained in": f"{duration(seconds)} on {notebooks['03_training']['device']}",
         "limits": limits,
     }
-    if folds.get("coverage_of_thirds"):
-        confidence = math.ceil(folds["threshold_of_thirds"] * 1e6) / 1e6
-        shares = [
-            f"{n / every:.1%} of {name}" for name, (n, every) in folds["sure_of"].items() if every
-        ]
-        about[SURE] = (
-            f"{confidence:.6f} (held out, in any pen, size, slant, {', '.join(shares)} reach it; "
-            "none of those by hands that it knew was labelled wrong)"
-        )
+    about |= _sure(folds)
     with whole_file(FOLDER / f"{name}.keras") as aside:
         write_card(own, aside, {key: value for key, value in about.items() if value})
     return FOLDER / f"{name}.keras"

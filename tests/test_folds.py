@@ -393,6 +393,22 @@ def test_changes_that_cannot_be(text, says, tiny):
         folds.changes(text, tiny)
 
 
+def test_the_picture_of_how_sure_answers_are():
+    def table(confidence, predicted):
+        return pd.DataFrame({"confidence": confidence, "actual": "a", "predicted": list(predicted)})
+
+    answers = {"bands": table([0.5, 0.95], "aa"), "thirds": table([0.9, 0.3, 0.99, 0.6], "abaa")}
+    answers |= {"strangers": table([0.2, 0.4], "bc")}
+    axis = pictures_of_folds.sure_figure(answers, 0.9).axes[0]
+    title = axis.get_title(loc="left") + axis.get_title()
+    assert title == "Sure from 0.9000: 50% of bands, 50% of thirds, 0% of strangers"
+    curves = {line.get_label(): line for line in axis.get_lines()}
+    assert curves["thirds"].get_xdata() == pytest.approx([0.01, 0.1, 0.4, 0.7])
+    assert curves["thirds"].get_ydata() == pytest.approx([0.25, 0.5, 0.75, 1])
+    crosses = [line.get_xdata().tolist() for line in axis.get_lines() if line.get_marker() == "x"]
+    assert crosses == [[], [pytest.approx(0.7)]]  # strangers' answers, all wrong, have none
+
+
 # --- cross-validation -------------------------------------------------------------------------
 
 

@@ -153,6 +153,26 @@ def test_a_run_is_shipped_with_what_its_folds_found(
             assert one.read(name) == two.read(name)
 
 
+def test_what_folds_found_goes_onto_the_card_of_the_runs_model(home, tiny):
+    run = digitlib.REPORTS / "mine"
+    counts = {"whole bands": [3, 3], "thirds of them": [3, 6], "strangers' bands": [1, 100]}
+    found = {"threshold_of_thirds": 0.9, "coverage_of_thirds": 0.5, "sure_of": counts}
+    assert "not there yet" in shipped.mark_sure("mine", found, tiny)
+    own = model.save(model.build(3, tiny).whole, ["a", "b", "c"], tiny, run / "model.keras")
+    weights = zipfile.ZipFile(own).read("model.weights.h5")
+    assert "below 0.9" in shipped.mark_sure("mine", found, tiny)
+    classes, settings, about = shipped.read_card(own)
+    assert shipped.sure_from(about) == 0.9 and "1.0% of strangers' bands" in about[shipped.SURE]
+    assert (classes, settings) == (["a", "b", "c"], replace(tiny, weights="none"))
+    assert zipfile.ZipFile(own).read("model.weights.h5") == weights
+    other = replace(tiny, dropout=0.3)
+    assert "another recipe" in shipped.mark_sure("mine", found | {"sure_of": {}}, other)
+    assert shipped.sure_from(shipped.read_card(own)[2]) == 0.9
+    none = {"threshold_of_thirds": None, "coverage_of_thirds": 0.0, "sure_of": counts}
+    assert "no answer" in shipped.mark_sure("mine", none, tiny)
+    assert shipped.sure_from(shipped.read_card(own)[2]) is None
+
+
 def test_a_run_is_shipped_and_never_a_shipped_model_of_its_name(home):
     """Else the run's evidence would stand on the old model's card."""
     with pytest.raises(Problem, match="no such model"):
