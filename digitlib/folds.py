@@ -24,7 +24,6 @@ from digitlib.settings import RANGES, Settings
 from digitlib.strips import REACH, between_lines, ink
 from digitlib.variants import VARIANTS, Images, part_of, perturbed, whole
 
-ADMITTED = 0.01  # of strangers' answers, that may pass for sure
 LEAST_ROWS = 60  # px: what is left of a page above or below a band is dropped if it is lower
 # The files that results come from:
 CODE = (
@@ -222,17 +221,22 @@ def temperature(logits: np.ndarray, truth: np.ndarray) -> float:
 
 
 def safe_threshold(
-    confidence: np.ndarray, correct: np.ndarray, unknown: Sequence[float] = ()
+    confidence: np.ndarray,
+    correct: np.ndarray,
+    unknown: Sequence[float] = (),
+    admitted: float = 0.05,
 ) -> tuple[float, float]:
     """(threshold, coverage): the lowest confidence from which on no answer is wrong.
 
-    And which at most a share of ADMITTED of ``unknown``, the confidences of answers about
+    And which at most a share ``admitted`` of ``unknown``, the confidences of answers about
     `strangers`, reaches. ``coverage``: share of the answers that reach it. (inf, 0) where none may.
     """
+    if not 0 <= admitted <= 1:
+        raise Problem(f"ADMITTED must be from 0 to 1, not {admitted}")
     confidence, correct = np.asarray(confidence, float), np.asarray(correct, bool)
     limit = confidence[~correct].max(initial=-np.inf)
-    if len(unknown):
-        limit = max(limit, np.sort(unknown)[::-1][int(ADMITTED * len(unknown))])
+    below = np.sort(unknown)[::-1][int(admitted * len(unknown)) :]  # those that may not pass
+    limit = max(limit, below.max(initial=-np.inf))
     safe = confidence[confidence > limit]
     return float(safe.min(initial=np.inf)), len(safe) / max(len(confidence), 1)
 
