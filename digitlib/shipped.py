@@ -127,17 +127,17 @@ def mark_sure(run: str, folds: Mapping[str, Any], settings: Settings) -> str:
 
     model = run_folder(run) / "model.keras"
     if not model.is_file():
-        return f"{model}: not there yet; run 03, then 08 again, and predict says what it is sure of"
+        return f"{run} has no model yet; run 03, then 08 again, and predict says what it is sure of"
     _, own, about = read_card(model)
     if own != replace(settings, weights="none"):
-        return f"{model}: of another recipe, so it keeps its card"
+        return f"the model of {run} is of another recipe, so it keeps its card"
     about.pop(SURE, None)
     about |= _sure(folds)
     with whole_file(model) as aside:
         write_card(model, aside, about)
     if SURE not in about:
-        return f"{model}: no answer of its is sure, whatever its confidence"
-    return f"{model}: predict says that it is not sure of answers below {sure_from(about)}"
+        return f"model of {run}: no answer is sure, whatever its confidence"
+    return f"model of {run}: predict says that it is not sure of answers below {sure_from(about)}"
 
 
 def ship(run: str, name: str, limits: str = "") -> Path:

@@ -157,7 +157,7 @@ def test_what_folds_found_goes_onto_the_card_of_the_runs_model(home, tiny):
     run = digitlib.REPORTS / "mine"
     counts = {"whole bands": [3, 3], "thirds of them": [3, 6], "strangers' bands": [1, 100]}
     found = {"threshold_of_thirds": 0.9, "coverage_of_thirds": 0.5, "sure_of": counts}
-    assert "not there yet" in shipped.mark_sure("mine", found, tiny)
+    assert "no model yet" in shipped.mark_sure("mine", found, tiny)
     own = model.save(model.build(3, tiny).whole, ["a", "b", "c"], tiny, run / "model.keras")
     weights = zipfile.ZipFile(own).read("model.weights.h5")
     assert "below 0.9" in shipped.mark_sure("mine", found, tiny)
