@@ -110,8 +110,9 @@ def _accuracies(axis: Axes, x: Sequence[float], rows: pd.DataFrame, name: str) -
 
 def _in_percent(axis: Axes) -> None:
     """Accuracies up to 100 %; after the last line, for it fixes what the axis shows."""
-    axis.set_ylim(top=1.02)
-    axis.set_yticks([share for share in axis.get_yticks() if share <= 1])
+    low = max(axis.get_ylim()[0], -0.02)
+    axis.set_ylim(low, 1.02)
+    axis.set_yticks([share for share in axis.get_yticks() if low <= share <= 1])
     axis.yaxis.set_major_formatter(PercentFormatter(1))
 
 

@@ -95,14 +95,15 @@ def test_less_text_to_learn_from(home, dataset):
         (pictures_of_runs.accuracy_by_training_text, "recipe", {"text": [0.1, 1.0]}),
     ],
 )
-def test_the_worst_of_several_is_in_the_picture(picture, kind, at):
-    """The best comes first, and the axis reaches down to the last one's interval."""
+@pytest.mark.parametrize("worst", [0.3, 0.0])
+def test_the_worst_of_several_is_in_the_picture(picture, kind, at, worst):
+    """The best comes first, and the axis reaches down to the last one's interval, not below 0."""
     rows = [
         pd.DataFrame(at | {kind: name, "accuracy": mean, "accuracy_low": low, "accuracy_high": 1.0})
-        for name, mean, low in (("a", 0.99, 0.98), ("b", 0.5, 0.3))
+        for name, mean, low in (("a", 0.99, 0.98), ("b", 0.5, worst))
     ]
     low, high = picture(pd.concat(rows)).axes[0].get_ylim()
-    assert low <= 0.3 and high == 1.02
+    assert -0.02 <= low <= worst and high == 1.02
 
 
 @pytest.mark.parametrize(
