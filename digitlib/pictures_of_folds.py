@@ -114,14 +114,15 @@ def sure_figure(answers: Mapping[str, pd.DataFrame], threshold: float) -> Figure
                 axis.plot(doubt[wrong], share[wrong], "x", color=colour)
     if threshold <= 1:
         axis.axvline(max(1 - threshold, LEAST_DOUBT), ls="--", color=NEUTRAL, label="threshold")
+    surest = max(table["confidence"].max() for table in known.values())
+    end = max(1, np.ceil(-np.log10(max(1 - surest, LEAST_DOUBT))))
+    decades = [10.0**-k for k in range(1, round(end) + 1)]
+    labels = [f"{1 - doubt:.{k}f}" for k, doubt in enumerate(decades, 1)]
     axis.set_xscale("log")
-    ticks = [10.0**-k for k in range(1, 7)]
-    axis.set_xticks(
-        [0.5, *ticks], ["0.5", *(f"{1 - tick:.{k + 1}f}" for k, tick in enumerate(ticks))]
-    )
+    axis.set_xticks([0.5, *decades], ["0.5", *labels])
     axis.minorticks_off()
     axis.set(
-        xlim=(1, LEAST_DOUBT), ylim=(-0.02, 1.02), xlabel="confidence", ylabel="at least so sure"
+        xlim=(1, 10.0**-end), xlabel="confidence", ylim=(-0.02, 1.02), ylabel="at least so sure"
     )
     axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
