@@ -120,6 +120,17 @@ def cross_validate(
     return result, np.concatenate(odds)
 
 
+def check_strangers(parts: int, admitted: float, n_classes: int) -> None:
+    """Raise Problem for what `strangers` and `safe_threshold` cannot do, before anything is done.
+
+    One part would leave nobody to learn, more than half of the classes fewer than two a part.
+    """
+    if parts != 0 and not 2 <= parts <= n_classes // 2:
+        raise Problem(f"STRANGERS must be 0, or 2 to half of the {n_classes} classes, not {parts}")
+    if not 0 <= admitted <= 1:
+        raise Problem(f"ADMITTED must be from 0 to 1, not {admitted}")
+
+
 def strangers(
     dataset: Dataset,
     settings: Settings,
@@ -134,13 +145,10 @@ def strangers(
 
     Classes are dealt into ``parts``, at random, and each of these is left out once: the recipe
     learns from whole pages of all others, and labels the left out pages' bands, in all VARIANTS.
-    None of the answers can be right, so none should be sure. Empty for 0 parts; raises Problem for
-    one, and for more than half of the classes.
+    None of the answers can be right, so none should be sure. Empty for 0 parts.
     """
+    check_strangers(parts, 0, len(dataset.classes))
     classes = np.array(dataset.classes)
-    if not 0 <= parts <= len(classes) // 2 or parts == 1:
-        most = len(classes) // 2
-        raise Problem(f"STRANGERS must be 0, or 2 to {most} of {len(classes)} classes, not {parts}")
     dealt = np.random.default_rng([settings.seed, 600]).permutation(len(classes))
     bands = [band for k in range(folds) for band in held_out(dataset, k, folds, height).test]
     tables = [pd.DataFrame(columns=["filename", "actual", "predicted", "confidence", "variant"])]
@@ -231,8 +239,6 @@ def safe_threshold(
     And which at most a share ``admitted`` of ``unknown``, the confidences of answers about
     `strangers`, reaches. ``coverage``: share of the answers that reach it. (inf, 0) where none may.
     """
-    if not 0 <= admitted <= 1:
-        raise Problem(f"ADMITTED must be from 0 to 1, not {admitted}")
     confidence, correct = np.asarray(confidence, float), np.asarray(correct, bool)
     limit = confidence[~correct].max(initial=-np.inf)
     below = np.sort(unknown)[::-1][int(admitted * len(unknown)) :]  # those that may not pass

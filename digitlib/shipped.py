@@ -104,7 +104,7 @@ def sure_from(about: Mapping[str, str]) -> float | None:
 
 def _sure(folds: Mapping[str, Any]) -> dict[str, str]:
     """The line of a card that the numbers of 08_folds give; none where no confidence is safe."""
-    if not folds.get("coverage_of_thirds"):
+    if not folds.get("coverage_of_thirds") or "sure_of" not in folds:
         return {}
     confidence = math.ceil(folds["threshold_of_thirds"] * 1e6) / 1e6
     shares = [
@@ -136,7 +136,7 @@ def mark_sure(run: str, folds: Mapping[str, Any], settings: Settings) -> str:
     with whole_file(model) as aside:
         write_card(model, aside, about)
     if SURE not in about:
-        return f"model of {run}: no answer is sure, whatever its confidence"
+        return f"model of {run}: no confidence is safe, so predict does not say what it is sure of"
     return f"model of {run}: predict says that it is not sure of answers below {sure_from(about)}"
 
 

@@ -334,9 +334,11 @@ def test_one_stranger_in_twenty_may_pass_for_sure(unknown, threshold, coverage):
     assert every == pytest.approx((0.6, 3 / 4))  # as if nobody was a stranger
 
 
-def test_no_more_than_all_strangers_may_pass():
-    with pytest.raises(Problem, match="ADMITTED must be from 0 to 1, not 1.5"):
-        folds.safe_threshold([0.9], [1], [0.5], 1.5)
+@pytest.mark.parametrize("admitted", [-0.1, 1.5, math.nan])
+def test_no_more_than_all_strangers_may_pass(admitted):
+    folds.check_strangers(2, 1.0, 4)
+    with pytest.raises(Problem, match="ADMITTED must be from 0 to 1, not"):
+        folds.check_strangers(2, admitted, 4)
 
 
 def test_the_picture_of_how_sure_answers_are():

@@ -169,7 +169,7 @@ def test_what_folds_found_goes_onto_the_card_of_the_runs_model(home, tiny):
     assert "another recipe" in shipped.mark_sure("mine", found | {"sure_of": {}}, other)
     assert shipped.sure_from(shipped.read_card(own)[2]) == 0.9
     none = {"threshold_of_thirds": None, "coverage_of_thirds": 0.0, "sure_of": counts}
-    assert "no answer" in shipped.mark_sure("mine", none, tiny)
+    assert "no confidence is safe" in shipped.mark_sure("mine", none, tiny)
     assert shipped.sure_from(shipped.read_card(own)[2]) is None
 
 
