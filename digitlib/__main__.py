@@ -143,7 +143,7 @@ def predict(args: argparse.Namespace) -> int:
     for row in rows[:SHOWN]:
         mark = "  not sure" if row.get("sure") == "no" else ""
         name = f"{printable(row['filename']):<{width}}"
-        print(f"{name}  {row['predicted']}  {row['confidence']:.3f}{mark}")
+        print(f"{name}  {row['predicted']}  {row['confidence']:.5f}{mark}")
     more = f", {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
     unsure = sum(row.get("sure") == "no" for row in rows)
     doubt = f"; not sure of {unsure}" if unsure else ""
