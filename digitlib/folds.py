@@ -148,10 +148,11 @@ def strangers(
     None of the answers can be right, so none should be sure. Empty for 0 parts.
     """
     check_strangers(parts, 0, len(dataset.classes))
-    classes = np.array(dataset.classes)
+    if not parts:  # nor need pages then have room for bands
+        return pd.DataFrame(columns=["filename", "actual", "predicted", "confidence", "variant"])
+    classes, tables = np.array(dataset.classes), []
     dealt = np.random.default_rng([settings.seed, 600]).permutation(len(classes))
     bands = [band for k in range(folds) for band in held_out(dataset, k, folds, height).test]
-    tables = [pd.DataFrame(columns=["filename", "actual", "predicted", "confidence", "variant"])]
     for part in range(parts):
         left = set(classes[dealt[part::parts]].tolist())
         known = [page for page in dataset.train if page.label not in left]
@@ -160,7 +161,7 @@ def strangers(
         others = replace(dataset, name=f"{dataset.name}-{name}", train=known, test=unknown)
         place = Path(folder) / name
         tables.append(_answers(others, settings, place, progress, whole, learn)[0])
-    return pd.concat(tables[1:] or tables, ignore_index=True)
+    return pd.concat(tables, ignore_index=True)
 
 
 def _answers(

@@ -160,8 +160,8 @@ def predict_files(
         raise_all(wrong, "the images")
     else:
         problems += wrong
-    files = [file for file, answer in zip(files, answers, strict=True) if isinstance(answer, dict)]
-    answers = [answer for answer in answers if isinstance(answer, dict)]
+    done = [both for both in zip(files, answers, strict=True) if isinstance(both[1], dict)]
+    files, answers = zip(*done, strict=True)
     columns = {key: [answer[key] for answer in answers] for key in answers[0]}
     labels, probabilities = columns.pop("label"), np.stack(columns.pop("probabilities"))
     if sure is not None:

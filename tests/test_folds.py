@@ -459,6 +459,8 @@ def test_of_few_classes_none_can_be_left_out(labels, parts, tiny, tmp_path):
         folds.strangers(of_labels(labels), tiny, parts, 3, tmp_path, progress=False)
     none = folds.strangers(of_labels(labels), tiny, 0, 3, tmp_path, progress=False)
     assert len(none) == 0 and list(none["confidence"]) == []
+    none = folds.strangers(of_labels(labels), tiny, 0, 9, tmp_path, progress=False)
+    assert len(none) == 0  # though pages have no room for nine bands
 
 
 def test_no_fold_gives_empty_tables_that_all_else_takes(digits, quick, tmp_path):
