@@ -58,7 +58,7 @@ def _keypoints_of(
 
 def _batch(descriptors: np.ndarray) -> list[np.ndarray]:
     """(n, 128) as `vlad.Vlad` takes them: features (1, 1, n, 128), all on ink."""
-    return [descriptors[None, None], np.full((1, 1, len(descriptors), 1), 255, np.float32)]
+    return [descriptors[None, None], np.ones((1, 1, len(descriptors)), np.uint8)]
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Baseline:
 
 def _network(n_classes: int, settings: Settings) -> tuple[keras.Model, keras.Model]:
     """(to logits, to VLAD): `vlad.whole_strips` from [features, ink], named as `vlad` asks."""
-    inputs = [keras.Input((None, None, c), batch_size=1) for c in (128, 1)]
+    inputs = [keras.Input((None, None, *own), batch_size=1) for own in ((128,), ())]
     shape = settings.codebooks, settings.clusters, settings.components
     sums = vlad.Vlad(1, *shape, name="vlad_sift")(inputs)
     logits = vlad.labelled(sums, "sift", n_classes, settings)

@@ -13,10 +13,10 @@ import keras
 import numpy as np
 import pandas as pd
 
-from digitlib import cores, evaluate, model, patches, predict, progress_bar, strips, vlad
+from digitlib import cores, evaluate, model, patches, predict, progress_bar, strips
 from digitlib.dataset import Page
 from digitlib.results import combine
-from digitlib.settings import Settings
+from digitlib.settings import Settings, stride
 
 SHIFT_PAGES = 70  # that `one_pass_shift` looks at, at most
 
@@ -36,7 +36,7 @@ def vote(network: keras.Model, page: Page, settings: Settings) -> Votes:
     start, items = time.perf_counter(), predict.ensemble_of(page, settings)
 
     def label(*inputs: np.ndarray) -> np.ndarray:
-        return np.asarray(vlad.outputs(network, list(inputs)))
+        return np.asarray(network.predict_on_batch(list(inputs) if len(inputs) > 1 else inputs[0]))
 
     way = predict.whole_strips if settings.pooling == "vlad" else predict.patch_by_patch
     logits, (own, centres) = way(label, items, settings), zip(*items, strict=True)
@@ -65,11 +65,11 @@ def one_pass_shift(
         return []
     reader = model.one_pass(network.output_shape[-1], settings)
     reader.set_weights(network.get_weights())
-    stride, apart = model.stride(settings), []
+    apart, step = [], stride(settings.layer)
     some = pages[:: -(-len(pages) // SHIFT_PAGES)]
     for page in progress_bar(some, progress, desc="one pass", unit="page"):
         exact = vote(network, replace(page, image=page.image[: settings.strip_height]), settings)
-        inputs = patches.windows(exact.strips[0], exact.centres[0], settings, stride)
+        inputs = patches.windows(exact.strips[0], exact.centres[0], settings, step)
         once = reader.predict_on_batch([item[None] for item in inputs])
         apart.append((exact.logits - np.asarray(once)).mean(axis=(0, 1)))
     return np.mean(apart, axis=0).tolist()

@@ -16,9 +16,8 @@ from pathlib import Path
 import keras
 
 from digitlib import Problem, engine, vlad, whole_file
-from digitlib.settings import Settings
+from digitlib.settings import Settings, stride
 from digitlib.shipped import CARD, FORMAT, read_card
-from digitlib.strips import GRID
 
 TRUNK_LAYER = "block_6_expand_relu"  # where the shipped weights end
 SHIPPED = {  # weights of generated handwriting, by width
@@ -223,11 +222,6 @@ def one_pass(n_classes: int, settings: Settings) -> keras.Model:
     return keras.Model([strips, windows], logits, name="one_pass")
 
 
-def stride(settings: Settings) -> int:
-    """px of the network's input from one position of its feature map to the next."""
-    return GRID // trunk(GRID, settings.width, settings.layer).output_shape[1]
-
-
 def shell(n_classes: int, settings: Settings) -> keras.Model:
     """The network that ``settings`` describe, untrained: what a saved model's weights fit."""
     if settings.pooling == "vlad":
@@ -252,7 +246,7 @@ def _graphs(
     """The graphs that the file of ``bare`` is to hold: name, network, what is known of it."""
     if settings.pooling == "vlad":
         return [(engine.STRIPS, bare, {})]
-    once = {"stride": stride(settings), "shift": [float(value) for value in shift]}
+    once = {"stride": stride(settings.layer), "shift": [float(value) for value in shift]}
     n_classes = bare.output_shape[-1]
     return [
         (engine.PATCHES, one_by_one(n_classes, settings), {}),

@@ -22,6 +22,7 @@ CHOICES = {
         "out_relu",
     ),
 }
+HALVE = (1, 3, 6, 13)  # blocks of MobileNetV2 whose map is half as high and wide as the one before
 MOST_SCALES = 8  # at which strips are read
 MOST_PATCHES = 2**30  # bytes of one strip's
 MOST_WEIGHTS = 2**28  # of whitening VLAD vectors: a gigabyte
@@ -71,6 +72,16 @@ RANGES = {  # smallest and largest value that means something
     "n_even": (0, 10_000),
     "ensemble_seed": (0, 2**32 - 1),
 }
+
+
+def stride(layer: str) -> int:
+    """px of the input to a step on the map of ``layer`` (Sandler et al. 2018, table 2)."""
+    if not layer.startswith("block_"):
+        return 32 if layer == "out_relu" else 2
+    block = int(layer.split("_")[1])
+    # Of the blocks that halve the map the depthwise convolution does.
+    halved = sum(block > halving or block == halving and "depthwise" in layer for halving in HALVE)
+    return 2 ** (1 + halved)
 
 
 @dataclass(frozen=True)
@@ -123,7 +134,7 @@ class Settings:
     patience: int = 5  # epochs without a better validation accuracy before training stops
     mixed_precision: bool = False  # float16 arithmetic, for GPUs
     # whole strips (pooling vlad)
-    vlad_layers: str = "block_3_expand_relu block_6_expand_relu"  # read at each, logits added
+    vlad_layers: str = "block_2_expand_relu block_3_expand_relu block_6_expand_relu"  # all read
     vlad_scales: str = ""  # strips are read at each, logits added; empty is SCALE alone
     codebooks: int = 4  # of each layer
     clusters: int = 32  # centres of a codebook
@@ -212,6 +223,11 @@ class Settings:
                 f"between, not {self.vlad_scales!r}"
             )
         return scales
+
+    @property
+    def strides(self) -> list[int]:
+        """Of the layers at which whole strips are read, the finest first."""
+        return sorted({stride(layer) for layer in self.vlad_layers.split()})
 
     @classmethod
     def of(cls, parameters: Mapping[str, Any]) -> "Settings":

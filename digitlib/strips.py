@@ -20,6 +20,7 @@ MOST_INPUT = 2**25  # px that a network reads at once: A4 at 600 dpi
 GRID = 32  # px: MobileNetV2's coarsest stride; inputs are padded to a multiple of it in height,
 WIDE = 64  # px: and of this in width, so that strips come in few sizes, each compiled once
 REACH = 45  # px, half a line's pitch: how far an edge may move to a row between two lines
+LEAST_INK = 0.02  # of what a position of a feature map covers: less is an edge, or dust
 RULED_LINE = 45  # px: no stroke of a letter runs level for so long, a ruled line does
 
 
@@ -166,14 +167,17 @@ def ink(image: np.ndarray) -> np.ndarray:
     _, dark = cv2.threshold(image, 0, 1, cv2.THRESH_BINARY_INV | cv2.THRESH_OTSU)
     if image.min() == image.max():
         return np.zeros(image.shape, bool)
-    run = np.ones((1, RULED_LINE), np.uint8)
-    level = cv2.erode(dark, run)
-    rows = np.flatnonzero(level.max(axis=1))
-    if len(rows):  # few: those of ruled lines
-        level[rows] = cv2.dilate(level[rows], run)
-    # In place: touching fresh memory would take as long as the work.
-    ruled = cv2.dilate(level, np.ones((3, 3), np.uint8), dst=level)
-    return cv2.subtract(dark, ruled, dst=dark).view(bool)
+    # Eight pixels in a byte: where no two bytes in succession are full there is no such run, nor
+    # half of one at an edge of the image.
+    full = np.packbits(dark, axis=1) == 255
+    rows = np.flatnonzero((full[:, 1:] & full[:, :-1]).any(axis=1))
+    if len(rows):
+        level = cv2.morphologyEx(dark[rows], cv2.MORPH_OPEN, np.ones((1, RULED_LINE), np.uint8))
+        beside = 1 - cv2.dilate(level, np.ones((1, 3), np.uint8))
+        for near in -1, 0, 1:
+            there = (rows + near >= 0) & (rows + near < len(dark))
+            dark[rows[there] + near] &= beside[there]
+    return dark.view(bool)
 
 
 def network_input(image: np.ndarray, settings: Settings) -> np.ndarray:
@@ -182,9 +186,23 @@ def network_input(image: np.ndarray, settings: Settings) -> np.ndarray:
 
 
 def network_inputs(image: np.ndarray, settings: Settings) -> list[np.ndarray]:
-    """`network_input` at each of VLAD_SCALES, as batches of one: (1, 2, h', w') uint8 each."""
-    writing = ink(image)
-    return [_at_scale(image, writing, scale)[None] for scale in settings.scales]
+    """What a network of whole strips sees of one, (h, w) uint8, as batches of one.
+
+    At each of VLAD_SCALES its grey, (1, h', w', 1) uint8, then for each stride at which it is read
+    which positions are on ink: (1, h' / stride, w' / stride) uint8, 1 or 0.
+    """
+    writing, found = ink(image), []
+    for scale in settings.scales:
+        grey, own = _at_scale(image, writing, scale)
+        found += [grey[None, ..., None], *(on_ink(own, step)[None] for step in settings.strides)]
+    return found
+
+
+def on_ink(writing: np.ndarray, stride: int) -> np.ndarray:
+    """Which cells of (h, w) uint8 ``writing`` hold ink, 255: (h / stride, w / stride), 1 or 0."""
+    size = writing.shape[1] // stride, writing.shape[0] // stride
+    share = cv2.resize(writing, size, interpolation=cv2.INTER_AREA)
+    return (share > 255 * LEAST_INK).view(np.uint8)
 
 
 def _at_scale(image: np.ndarray, writing: np.ndarray, scale: float) -> np.ndarray:

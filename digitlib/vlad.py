@@ -1,7 +1,7 @@
 """VLAD: what the local features of a whole strip add up to, and a linear SVM that labels the sums.
 
-In: pages and a backbone. Out: a Keras model from a strip of any size (1, 2, h, w) uint8 (grey, ink)
-to logits (1, classes), in one pass. Vectors of locally aggregated descriptors: Jégou et al. 2010.
+In: pages and a backbone. Out: a Keras model from a strip of any size (`strips.network_inputs`) to
+logits (1, classes), in one pass. Vectors of locally aggregated descriptors: Jégou et al. 2010.
 """
 
 import tempfile
@@ -20,11 +20,10 @@ from sklearn.svm import LinearSVC
 
 from digitlib import Problem, cores, engine, progress_bar
 from digitlib.dataset import Page
-from digitlib.settings import Settings
-from digitlib.strips import GRID, enhance, network_inputs, split_tops, strip_tops
+from digitlib.settings import Settings, stride
+from digitlib.strips import enhance, network_inputs, split_tops, strip_tops
 from digitlib.variants import pen, resized
 
-LEAST_INK = 0.02  # of a position's cell: less is an edge, or dust
 LEAST_KEPT = 64  # directions of a whitened VLAD vector, however few the classes
 LEARNT_FROM = 30_000  # local features that whitening and codebooks are learnt from
 MOST_SAMPLED = 128  # sheets that these come from
@@ -41,7 +40,7 @@ def _unit(values, least: float):
 
 @keras.saving.register_keras_serializable("digitlib")
 class Vlad(keras.layers.Layer):
-    """[features (1, h, w, c), ink (1, h * stride, w * stride, 1)] -> (1, codebooks * clusters * d).
+    """[features (1, h, w, c), ink (1, h, w), 1 or 0] -> (1, codebooks * clusters * d).
 
     Square roots of the features (none below 0) on ink, whitened to ``d`` components; each one's
     difference from its nearest centre, summed per centre; unit length per centre, so that the most
@@ -78,11 +77,6 @@ class Vlad(keras.layers.Layer):
     def compute_output_shape(self, shapes) -> tuple:
         return 1, self.shape[0] * self.size
 
-    def on_ink(self, writing):
-        """(n, h, w) float: 1 where a position's cell holds ink, else 0."""
-        share = ops.average_pool(writing, self.stride, self.stride, "valid")[..., 0]
-        return ops.cast(share > 255 * LEAST_INK, "float32")
-
     def _positions(self, ink):
         """Which of the (all,) positions to look at: those with ``ink``, then some beyond the last,
         which stand for none: (m,) int, m a multiple of STEP."""
@@ -91,14 +85,15 @@ class Vlad(keras.layers.Layer):
         spare = ops.arange(STEP, dtype="float32") >= ops.sum(ink) % STEP
         return ops.nonzero(ops.concatenate([ink, ops.cast(spare, "float32")]))[0]
 
-    def local(self, features, writing):
+    def local(self, features, ink):
         """The positions on ink, of a strip about one in eight, from the top down.
 
         (m, codebooks, clusters), 1 for the centres that each is nearest to, else 0; (m, components)
         its whitened features; (m,) int, its row on the map. Some more at the end, which are not on
         ink, have 0 for all centres.
         """
-        ink = ops.reshape(self.on_ink(writing), (-1,))
+        columns = ops.shape(ink)[2]
+        ink = ops.cast(ops.reshape(ink, (-1,)), "float32")
         at, everywhere = self._positions(ink), ops.shape(ink)[0]
         on_ink = ops.take(ink, at % everywhere) * ops.cast(at < everywhere, "float32")
         features = ops.reshape(features, (-1, self.mean.shape[0]))
@@ -112,8 +107,7 @@ class Vlad(keras.layers.Layer):
         near = ops.reshape(near, (-1, codebooks, clusters))
         nearest = ops.max(near, 2, keepdims=True)
         nearest += BEYOND * (1 - on_ink[:, None, None])
-        row = at // (ops.shape(writing)[2] // self.stride)
-        return ops.cast(ops.equal(near, nearest), "float32"), whitened, row
+        return ops.cast(ops.equal(near, nearest), "float32"), whitened, at // columns
 
     def vectors(self, sums, numbers):
         """(n, codebooks, clusters, components) whitened features added up per nearest centre, and
@@ -188,37 +182,31 @@ def labelled(vector: keras.KerasTensor, name: str, n_classes: int, settings: Set
 
 
 def whole_strips(core: keras.Model, n_classes: int, settings: Settings) -> keras.Model:
-    """A strip (1, 2, h, w) uint8 -> logits (1, classes): VLAD of each layer, whitened, labelled.
+    """A strip (`strips.network_inputs`) -> logits (1, classes): each layer's VLAD, labelled.
 
-    One input a scale. ``core``: a backbone for grey input of any size, whose output is a dictionary
+    ``core``: a backbone for grey input of any size, whose output is a dictionary
     of layers. The logits of all layers and scales add up. All weights but its wait for `fit`.
     """
     shape, inputs, logits = (settings.codebooks, settings.clusters, settings.components), [], []
     for k, scale in enumerate(settings.scales):
         at = f"_{k}" if k else ""
-        inputs.append(keras.Input((2, None, None), batch_size=1, dtype="uint8", name=f"strips{at}"))
-        strips = ops.cast(inputs[-1], "float32")
-        grey = (strips[:, 0] / 127.5 - 1)[..., None]  # of planes it takes half as long
-        writing = strips[:, 1][..., None]
-        small = core.compute_output_shape((1, GRID, GRID, 1))
-        for layer, features in core(grey).items():
-            name = f"{layer}{at}"
-            vlad = Vlad(GRID // small[layer][1], *shape, scale, name=f"vlad_{name}")
-            logits.append(labelled(vlad([features, writing]), name, n_classes, settings))
+        how = {"batch_size": 1, "dtype": "uint8"}
+        grey = keras.Input((None, None, 1), name=f"grey{at}", **how)
+        ink = {n: keras.Input((None, None), name=f"ink_{n}{at}", **how) for n in settings.strides}
+        inputs += [grey, *ink.values()]
+        for layer, features in core(ops.cast(grey, "float32") / 127.5 - 1).items():
+            name, step = f"{layer}{at}", stride(layer)
+            vlad = Vlad(step, *shape, scale, name=f"vlad_{name}")
+            logits.append(labelled(vlad([features, ink[step]]), name, n_classes, settings))
     summed = keras.layers.Add()(logits) if len(logits) > 1 else logits[0]
-    return keras.Model(inputs if len(inputs) > 1 else inputs[0], summed, name="digitlib")
-
-
-def outputs(network: keras.Model, inputs: list[np.ndarray]) -> Any:
-    """What ``network`` (`whole_strips`, or a part of it) makes of `strips.network_inputs`."""
-    return network.predict_on_batch(inputs if len(inputs) > 1 else inputs[0])
+    return keras.Model(inputs, summed, name="digitlib")
 
 
 @dataclass(frozen=True)
 class _Sheet:
     """A page that is learnt from: the network's inputs, its label and its windows."""
 
-    inputs: list[np.ndarray]  # of the network, (1, 2, h, w) uint8 each
+    inputs: list[np.ndarray]  # of the network
     label: str
     windows: list[tuple[float, float]]  # top and bottom, px of the sheet
 
@@ -321,16 +309,18 @@ def fit(
         part = engine.compiled(keras.Model(network.input, what))
         how = {"total": len(of), "unit": "page"}
         for sheet in progress_bar(_one_ahead(sheets, of), progress, desc=desc, **how):
-            found = outputs(part, sheet.inputs)
+            found = part.predict_on_batch(sheet.inputs)
             yield sheet, found if len(what) > 1 else [found]  # Keras unpacks a list of one
 
     rng = np.random.default_rng([settings.seed, 500])
     some = rng.permutation(len(sheets))[: min(MOST_SAMPLED, -(-len(sheets) // 4))]
     share = -(-LEARNT_FROM // len(some))
     sampled = [[] for _ in layers]
-    for _, maps in read(some, [layer.input for layer in layers], "local features"):
-        for layer, (features, writing), found in zip(layers, maps, sampled, strict=True):
-            on_ink = features[np.asarray(layer.on_ink(writing)) > 0]
+    maps, ink = zip(*(layer.input for layer in layers), strict=True)
+    places = [[item.name for item in network.inputs].index(item.name) for item in ink]
+    for sheet, features in read(some, list(maps), "local features"):
+        for own, place, found in zip(features, places, sampled, strict=True):
+            on_ink = own[sheet.inputs[place] > 0]
             found.append(on_ink[rng.permutation(len(on_ink))[:share]])
     for layer, found in zip(layers, sampled, strict=True):
         learn_codebooks(layer, np.concatenate(found), settings.seed)

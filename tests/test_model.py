@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from digitlib import Problem, model
-from digitlib.settings import Settings
+from digitlib.settings import CHOICES, Settings, stride
 
 SMALL = Settings(weights="none", width=0.1, patch_size=64, scale=0.5)
 WIDE = dataclasses.replace(SMALL, width=0.35, layer="out_relu")  # the smallest Keras distributes
@@ -211,6 +211,13 @@ def test_trunk_shapes(size, layer, shape):
 
 
 # --- the whole network ------------------------------------------------------------------------
+
+
+def test_strides_are_those_of_mobilenet():
+    """Of every layer that can be read, on the map that Keras makes of 64 px a side."""
+    network = keras.applications.MobileNetV2((64, 64, 3), 0.35, include_top=False, weights=None)
+    for layer in CHOICES["layer"]:
+        assert stride(layer) == 64 // network.get_layer(layer).output.shape[1], layer
 
 
 @pytest.fixture(scope="module")

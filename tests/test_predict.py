@@ -25,7 +25,7 @@ from digitlib.evaluate import read_result_csv
 from digitlib.patches import cut_all, windows
 from digitlib.predict import chosen, ensemble_of, patch_by_patch, predict_files, whole_strips
 from digitlib.settings import Settings
-from digitlib.strips import GRID, WIDE, Strip, enhance, network_input
+from digitlib.strips import GRID, WIDE, Strip, enhance, network_inputs
 
 # 32 px patches at full scale; a position every 8 px, so 4 x 4 of them on a patch.
 PLAIN = Settings(patch_size=32, scale=1.0)
@@ -142,9 +142,9 @@ def test_the_graph_of_whole_strips_gives_the_network_s_logits(
     read = Engine(path, precision="f32")
     image = enhance(hands.test[0].image, settings)
     for width in 200, 400, 600, 200:
-        batch = network_input(image[:, :width], settings)[None]
-        wanted = np.asarray(network.predict_on_batch(batch))
-        np.testing.assert_allclose(read(batch), wanted, atol=1e-3 * np.abs(wanted).max())
+        inputs = network_inputs(image[:, :width], settings)
+        wanted = np.asarray(network.predict_on_batch(inputs))
+        np.testing.assert_allclose(read(*inputs), wanted, atol=1e-3 * np.abs(wanted).max())
     assert len(read.compiled) == compiled
 
 

@@ -278,6 +278,21 @@ def test_how_long_a_level_stroke_may_be(length, is_ink):
     assert ink(image).any() == is_ink
 
 
+@pytest.mark.parametrize("at_left", [True, False])
+@pytest.mark.parametrize("row", [0, 10, 29])
+@pytest.mark.parametrize(
+    ("length", "is_ink"),
+    [
+        (22, True),
+        (23, False),  # more than half of a run: the rest lies beyond the edge
+    ],
+)
+def test_how_long_a_level_stroke_may_be_at_the_image_s_edge(length, is_ink, row, at_left):
+    image = np.full((30, 203), 255, np.uint8)
+    image[row, :length] = 0
+    assert ink(image if at_left else image[:, ::-1]).any() == is_ink
+
+
 @pytest.mark.parametrize("value", [0, 255])
 def test_a_sheet_of_one_tone_has_no_ink(value):
     assert not ink(np.full((40, 60), value, np.uint8)).any()

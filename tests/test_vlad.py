@@ -11,7 +11,7 @@ import pytest
 
 from digitlib import Problem, engine, ensemble, folds, model, variants, vlad
 from digitlib.settings import Settings
-from digitlib.strips import PAPER, network_input, network_inputs
+from digitlib.strips import PAPER, network_input, network_inputs, on_ink
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +46,14 @@ def by_hand(centres: list, whiten=None, mean=None) -> vlad.Vlad:
     centres = np.array(centres, np.float32)
     layer = vlad.Vlad(1, *centres.shape)
     c = centres.shape[-1] if whiten is None else len(whiten)
-    layer.build([(None, None, None, c), (None, None, None, 1)])
+    layer.build([(None, None, None, c), (None, None, None)])
     layer.set_weights(
         [np.zeros(c) if mean is None else mean, np.eye(c) if whiten is None else whiten, centres]
     )
     return layer
 
 
-INK = np.full((1, 1, 3, 1), 255.0, np.float32)
+INK = np.ones((1, 1, 3), np.uint8)
 NEAR = [[[1.0, 0.0], [0.0, 3.0]]]  # one codebook of two centres
 
 
@@ -61,15 +61,15 @@ NEAR = [[[1.0, 0.0], [0.0, 3.0]]]  # one codebook of two centres
     "squares, ink, sums",
     [
         # sqrt: (2, 0), (0, 4), (1, 1); the third is nearer to (1, 0): distance 1 against sqrt 5
-        ([[4, 0], [0, 16], [1, 1]], [255, 255, 255], [[1 + 0, 0 + 1], [0, 1]]),
-        ([[4, 0], [0, 16], [1, 1]], [255, 0, 0], [[1, 0], [0, 0]]),  # only the first is on ink
+        ([[4, 0], [0, 16], [1, 1]], [1, 1, 1], [[1 + 0, 0 + 1], [0, 1]]),
+        ([[4, 0], [0, 16], [1, 1]], [1, 0, 0], [[1, 0], [0, 0]]),  # only the first is on ink
         ([[4, 0], [0, 16], [1, 1]], [0, 0, 0], [[0, 0], [0, 0]]),  # no ink at all
-        ([[1, 0], [1, 0], [1, 0]], [255, 255, 255], [[0, 0], [0, 0]]),  # on the centre itself
+        ([[1, 0], [1, 0], [1, 0]], [1, 1, 1], [[0, 0], [0, 0]]),  # on the centre itself
     ],
 )
 def test_differences_are_summed_per_centre(squares, ink, sums):
     features = np.array(squares, np.float32).reshape(1, 1, 3, 2)
-    writing = np.array(ink, np.float32).reshape(1, 1, 3, 1)
+    writing = np.array(ink, np.uint8).reshape(1, 1, 3)
     layer = by_hand(NEAR)
     vector = normalised(np.array(sums, float))
     np.testing.assert_allclose(np.asarray(layer([features, writing]))[0], vector, atol=1e-6)
@@ -82,8 +82,8 @@ def test_differences_are_summed_per_centre(squares, ink, sums):
 def test_positions_without_ink_are_left_out(height, kept):
     """Maps of three columns, the last of which is on ink: numbers are rounded up, never down."""
     features = np.arange(6 * height, dtype=np.float32).reshape(1, height, 3, 2)
-    writing = np.zeros((1, height, 3, 1), np.float32)
-    writing[:, :, 2] = 255
+    writing = np.zeros((1, height, 3), np.uint8)
+    writing[:, :, 2] = 1
     member, whitened, row = map(np.asarray, by_hand(NEAR).local(features, writing))
     if vlad.keras.backend.backend() != "jax":  # it looks at all
         assert len(member) == len(whitened) == len(row) == kept
@@ -107,7 +107,7 @@ def test_windows_add_up_what_lies_in_them(windows, sums):
     layer = by_hand(NEAR)
     layer.scale = 0.1
     features = np.array([[[[9, 9], [4, 0]], [[1, 4], [1, 4]]]], np.float32)
-    writing = np.array([0, 255, 255, 255], np.float32).reshape(1, 2, 2, 1)
+    writing = np.array([0, 1, 1, 1], np.uint8).reshape(1, 2, 2)
     found = layer.of_windows(layer.local(features, writing), windows)
     vectors = [normalised(np.array(own, float).reshape(2, 2)) for own in sums]
     np.testing.assert_allclose(found, vectors, atol=1e-6)
@@ -138,12 +138,23 @@ def test_sums_have_unit_length_per_centre_and_their_roots_per_codebook(sums, vec
 
 
 def test_a_cell_counts_as_ink_from_two_percent():
-    writing = np.zeros((1, 10, 20, 1), np.float32)
-    writing[0, 0, :3, 0] = 255  # 3 of the first cell's 100 px, none of the second's
-    layer = vlad.Vlad(10, 1, 2, 2)
-    assert np.asarray(layer.on_ink(writing)).tolist() == [[[1.0, 0.0]]]
-    writing[0, 0, 2:, 0] = 0  # 2 of 100 is not more than 2 %
-    assert np.asarray(layer.on_ink(writing)).tolist() == [[[0.0, 0.0]]]
+    writing = np.zeros((10, 20), np.uint8)
+    writing[0, :3] = 255  # 3 of the first cell's 100 px, none of the second's
+    assert on_ink(writing, 10).tolist() == [[1, 0]]
+    writing[0, 2:] = 0  # 2 of 100 is not more than 2 %
+    assert on_ink(writing, 10).tolist() == [[0, 0]]
+
+
+def test_positions_on_ink_stand_where_the_layers_see_it(tiny):
+    """A dot of 16 px in the scan is one position at a stride of 8 px and four at 4 px."""
+    settings = replace(tiny, scale=0.5, vlad_layers="block_3_expand_relu block_6_expand_relu")
+    image = np.full((64, 128), PAPER, np.uint8)
+    image[32:48, 64:80] = 0
+    grey, fine, coarse = network_inputs(image, settings)
+    assert (grey.shape, fine.shape, coarse.shape) == ((1, 32, 64, 1), (1, 8, 16), (1, 4, 8))
+    assert np.argwhere(grey[0, ..., 0] == 0).mean(axis=0).tolist() == [19.5, 35.5]
+    assert np.argwhere(fine[0]).tolist() == [[4, 8], [4, 9], [5, 8], [5, 9]]
+    assert np.argwhere(coarse[0]).tolist() == [[2, 4]]
 
 
 @pytest.mark.parametrize(
@@ -289,11 +300,11 @@ def test_windows_add_up_to_what_one_pass_says(reader, hands):
     """A page that is one window gives the vector that the whole network sees."""
     network = model.whole_strips(6, reader, model.backbone(reader))
     vlad.fit(network, hands.train, hands.classes, reader, progress=False)
-    image = network_input(hands.test[0].image, reader)[None]
+    inputs = network_inputs(hands.test[0].image, reader)
     layer = next(item for item in network.layers if isinstance(item, vlad.Vlad))
-    maps = vlad.keras.Model(network.input, layer.input)(image)
-    whole = vlad.keras.Model(network.input, layer.output)(image)
-    together = layer.of_windows(layer.local(*maps), [(0, image.shape[2] / layer.scale)])
+    maps = vlad.keras.Model(network.input, layer.input)(inputs)
+    whole = vlad.keras.Model(network.input, layer.output)(inputs)
+    together = layer.of_windows(layer.local(*maps), [(0, inputs[0].shape[1] / layer.scale)])
     np.testing.assert_allclose(together, np.asarray(whole), atol=1e-5)
 
 
@@ -301,10 +312,11 @@ def test_one_grey_channel_gives_the_features_of_three_alike(reader):
     """The first kernel summed over red, green and blue; a third of the work, the same numbers."""
     colour = model.backbone(reader)
     network = model.whole_strips(6, reader, colour)
-    image = np.random.default_rng(1).integers(0, 256, (1, 2, 32, 32), np.uint8)
+    grey = np.random.default_rng(1).integers(0, 256, (1, 32, 32, 1), np.uint8)
+    ink = [np.ones((1, 32 // step, 32 // step), np.uint8) for step in reader.strides]
     layer = network.get_layer("vlad_block_6_expand_relu")
-    features, _ = vlad.keras.Model(network.input, layer.input)(image)
-    wanted = colour(np.stack([image[:, 0] / 127.5 - 1] * 3, axis=-1))
+    features, _ = vlad.keras.Model(network.input, layer.input)([grey, *ink])
+    wanted = colour(np.repeat(grey / 127.5 - 1, 3, axis=-1))
     np.testing.assert_allclose(np.asarray(features), np.asarray(wanted), atol=1e-4)
 
 
@@ -313,8 +325,8 @@ def test_padding_to_the_right_changes_nothing_but_the_edge(reader, hands):
     vlad.fit(network, hands.train, hands.classes, reader, progress=False)
     image = hands.test[0].image
     padded = cv2.copyMakeBorder(image, 0, 0, 0, 400, cv2.BORDER_CONSTANT, value=PAPER)
-    inputs = [network_input(item, reader)[None] for item in (image, padded)]
-    assert inputs[0].shape != inputs[1].shape
+    inputs = [network_inputs(item, reader) for item in (image, padded)]
+    assert inputs[0][0].shape != inputs[1][0].shape
     one, two = (np.asarray(network.predict_on_batch(item))[0] for item in inputs)
     assert one.argmax() == two.argmax()
     np.testing.assert_allclose(one, two, atol=0.2 * np.ptp(one))
@@ -332,23 +344,23 @@ def test_several_scales_are_read_and_add_up(reader, hands, tmp_path):
     """A strip goes in at each scale; windows stand where they do on the page."""
     settings = replace(reader, vlad_scales="0.5 0.7", vlad_layers="block_3_expand_relu")
     network = model.whole_strips(6, settings, model.backbone(settings))
-    assert len(network.inputs) == 2
     vlad.fit(network, hands.train, hands.classes, settings, progress=False)
     inputs = network_inputs(hands.test[0].image, settings)
-    assert [item.shape for item in inputs] == [(1, 2, 160, 768), (1, 2, 224, 1088)]
+    sizes = [(1, 160, 768, 1), (1, 40, 192), (1, 224, 1088, 1), (1, 56, 272)]
+    assert [item.shape for item in inputs] == sizes
     logits = [layer.output for layer in network.layers if layer.name.startswith("logits")]
-    each = vlad.outputs(vlad.keras.Model(network.inputs, logits), inputs)
-    whole = vlad.outputs(network, inputs)
+    each = vlad.keras.Model(network.inputs, logits).predict_on_batch(inputs)
+    whole = network.predict_on_batch(inputs)
     np.testing.assert_allclose(np.sum(each, axis=0), whole, atol=1e-3)
-    for layer, image in zip(
-        (item for item in network.layers if isinstance(item, vlad.Vlad)), inputs, strict=True
+    for layer, grey in zip(
+        (item for item in network.layers if isinstance(item, vlad.Vlad)), inputs[::2], strict=True
     ):
-        features, _ = vlad.outputs(vlad.keras.Model(network.inputs, layer.input), inputs)
+        features, _ = vlad.keras.Model(network.inputs, layer.input).predict_on_batch(inputs)
         page = features.shape[1] * layer.stride / layer.scale
-        assert page == image.shape[2] / layer.scale >= 300
+        assert page == grey.shape[1] / layer.scale >= 300
     path = model.save(network, hands.classes, settings, tmp_path / "model.keras")
     again, _, known = model.load(path)
-    np.testing.assert_allclose(vlad.outputs(again, inputs), whole, atol=1e-4)
+    np.testing.assert_allclose(again.predict_on_batch(inputs), whole, atol=1e-4)
     assert known.scales == [0.5, 0.7]
 
 
@@ -382,8 +394,8 @@ def test_two_classes_have_two_logits(reader, hands):
     pages = [page for page in hands.train if page.label in hands.classes[:2]]
     network = model.whole_strips(2, reader, model.backbone(reader))
     vlad.fit(network, pages, hands.classes[:2], reader, progress=False)
-    image = network_input(pages[0].image, reader)[None]
-    logits = np.asarray(network.predict_on_batch(image))[0]
+    inputs = network_inputs(pages[0].image, reader)
+    logits = np.asarray(network.predict_on_batch(inputs))[0]
     assert logits[0] == pytest.approx(-logits[1], abs=1e-4) and logits[0] > 0
 
 
@@ -435,16 +447,16 @@ def test_learning_sees_in_openvino_what_keras_gives(reader, hands):
     rng = np.random.default_rng(1)
     for layer in layers:
         layer.set_weights([rng.normal(0, 0.3, item.shape) for item in layer.weights])
-    what = [[vlad._Local(layer)(layer.input), layer.input] for layer in layers]
+    what = [[vlad._Local(layer)(layer.input), layer.input[0]] for layer in layers]
     part = vlad.keras.Model(network.input, what)
     fast = engine.compiled(part)
     assert fast is not part
     pages = [hands.test[0].image, hands.test[1].image[:120, :500]]
     inputs = [network_inputs(image, reader) for image in pages]
     assert inputs[0][0].shape != inputs[1][0].shape
-    found = [vlad.outputs(fast, own) for own in inputs]
+    found = [fast.predict_on_batch(own) for own in inputs]
     for own, nested in zip(inputs, found, strict=True):
-        wanted = vlad.outputs(part, own)
+        wanted = part.predict_on_batch(own)
         vlad.keras.tree.assert_same_structure(nested, wanted)
         for one, two in zip(*map(vlad.keras.tree.flatten, (nested, wanted)), strict=True):
             assert one.shape == two.shape
