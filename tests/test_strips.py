@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 from digitlib import strips
 from digitlib.dataset import Page
 from digitlib.settings import Settings
-from digitlib.strips import Strip, enhance, ink, shared_rows, split_tops, strip_tops
+from digitlib.strips import (
+    RULED_LINE,
+    Strip,
+    enhance,
+    ink,
+    shared_rows,
+    split_tops,
+    strip_tops,
+)
 
 PLAIN = Settings(clahe_clip=0, blur=0)  # strips as they were scanned
 SIZES = {
@@ -276,6 +284,22 @@ def test_how_long_a_level_stroke_may_be(length, is_ink):
     image = np.full((30, 200), 255, np.uint8)
     image[10:13, 60 : 60 + length] = 0
     assert ink(image).any() == is_ink
+
+
+@given(
+    height=st.integers(1, 40),
+    width=st.integers(16, 150),
+    share=st.sampled_from([0.05, 0.5, 0.9, 0.97, 1.0]),
+    seed=st.integers(0, 1000),
+)
+def test_ink_is_all_that_is_dark_and_not_within_a_pixel_of_a_level_run(height, width, share, seed):
+    image = np.where(np.random.default_rng(seed).random((height, width)) < share, 0, 255)
+    image = image.astype(np.uint8)
+    image[0, 0] = 255  # two levels, or there is nothing to tell apart
+    dark = (image == 0).astype(np.uint8)
+    level = cv2.morphologyEx(dark, cv2.MORPH_OPEN, np.ones((1, RULED_LINE), np.uint8))
+    ruled = cv2.dilate(level, np.ones((3, 3), np.uint8))
+    assert np.array_equal(ink(image), (dark > 0) & (ruled == 0))
 
 
 @pytest.mark.parametrize("at_left", [True, False])
