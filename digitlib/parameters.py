@@ -86,7 +86,12 @@ def typed(parameter: Parameter, value: Any) -> Any:
                 return parsed
         except (ValueError, KeyError, OverflowError):
             pass
-    wanted = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "text"}
+    wanted = {
+        "bool": "true or false",
+        "int": "a whole number",
+        "float": "a number",
+        "str": "text (in YAML: in quotes)",
+    }
     shown = reprlib.repr(value)  # of a stranger's profile, which may be large
     raise Problem(f"{parameter.name} must be {wanted[parameter.type]}, not {shown}")
 

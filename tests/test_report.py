@@ -252,7 +252,7 @@ def test_index_shows_accuracy_with_interval_and_the_failure(finished):
         ({"SEED": True}, "quick", "SEED must be a whole number, not True"),
         ({"RATE": "nan"}, "quick", "RATE must be a number"),
         ({"DEEP": "maybe"}, "quick", "DEEP must be true or false"),
-        ({"DATASET": 3}, "quick", "DATASET must be text"),
+        ({"DATASET": 3}, "quick", "DATASET must be text (in YAML: in quotes), not 3"),
         ({"DATASET": "digit"}, "quick", "digit: no such folder"),
         ({"DATASET": "unfit"}, "quick", "b_2.png: no page in train/ has this label"),
         ({}, "quik", "no profile 'quik'; there are: quick, slow"),
