@@ -199,7 +199,10 @@ def network_inputs(image: np.ndarray, settings: Settings) -> list[np.ndarray]:
 
 
 def on_ink(writing: np.ndarray, stride: int) -> np.ndarray:
-    """Which cells of (h, w) uint8 ``writing`` hold ink, 255: (h / stride, w / stride), 1 or 0."""
+    """Which cells of (h, w) uint8 ``writing`` hold ink, 255: (h / stride, w / stride), 1 or 0.
+
+    A cell's share counts in whole grey levels: 5 of 255 are the most that is not enough.
+    """
     size = writing.shape[1] // stride, writing.shape[0] // stride
     share = cv2.resize(writing, size, interpolation=cv2.INTER_AREA)
     return (share > 255 * LEAST_INK).view(np.uint8)

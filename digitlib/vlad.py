@@ -184,8 +184,8 @@ def labelled(vector: keras.KerasTensor, name: str, n_classes: int, settings: Set
 def whole_strips(core: keras.Model, n_classes: int, settings: Settings) -> keras.Model:
     """A strip (`strips.network_inputs`) -> logits (1, classes): each layer's VLAD, labelled.
 
-    ``core``: a backbone for grey input of any size, whose output is a dictionary
-    of layers. The logits of all layers and scales add up. All weights but its wait for `fit`.
+    ``core``: a backbone for grey input of any size, whose output is a dictionary of layers. The
+    logits of all layers and scales add up. All weights but its wait for `fit`.
     """
     shape, inputs, logits = (settings.codebooks, settings.clusters, settings.components), [], []
     for k, scale in enumerate(settings.scales):
@@ -317,7 +317,8 @@ def fit(
     share = -(-LEARNT_FROM // len(some))
     sampled = [[] for _ in layers]
     maps, ink = zip(*(layer.input for layer in layers), strict=True)
-    places = [[item.name for item in network.inputs].index(item.name) for item in ink]
+    names = [item.name for item in network.inputs]
+    places = [names.index(item.name) for item in ink]
     for sheet, features in read(some, list(maps), "local features"):
         for own, place, found in zip(features, places, sampled, strict=True):
             on_ink = own[sheet.inputs[place] > 0]

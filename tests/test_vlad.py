@@ -344,6 +344,7 @@ def test_several_scales_are_read_and_add_up(reader, hands, tmp_path):
     """A strip goes in at each scale; windows stand where they do on the page."""
     settings = replace(reader, vlad_scales="0.5 0.7", vlad_layers="block_3_expand_relu")
     network = model.whole_strips(6, settings, model.backbone(settings))
+    assert len(network.inputs) == 4  # grey and ink at each
     vlad.fit(network, hands.train, hands.classes, settings, progress=False)
     inputs = network_inputs(hands.test[0].image, settings)
     sizes = [(1, 160, 768, 1), (1, 40, 192), (1, 224, 1088, 1), (1, 56, 272)]
