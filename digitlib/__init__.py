@@ -6,8 +6,8 @@ The flow, a file a step: dataset, strips, patches, model, train, ensemble, evalu
 
 import json
 import os
+import secrets
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,14 +47,10 @@ def whole_file(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(
-        dir=path.parent, prefix=".partial-", suffix="".join(path.suffixes[-2:])
-    )
-    os.close(handle)
-    aside = Path(name)
+    ending = "".join(path.suffixes[-2:])
+    aside = path.with_name(f".partial-{secrets.token_hex(8)}{ending}")
     try:
         yield aside
-        aside.chmod(0o644)  # mkstemp makes it private; the finished file is an ordinary one
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ import difflib
 import hashlib
 import logging
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -27,8 +28,8 @@ from digitlib.variants import VARIANTS, Images, part_of, perturbed, whole
 LEAST_ROWS = 60  # px: what is left of a page above or below a band is dropped if it is lower
 # The files that results come from:
 CODE = (
-    "settings dataset strips patches batches model vlad engine train ensemble results evaluate "
-    "variants folds baseline"
+    "settings dataset strips patches batches model vlad engine train predict ensemble results "
+    "evaluate variants folds baseline"
 )
 Label = Callable[[list[Page]], tuple[pd.DataFrame, np.ndarray]]  # `ensemble.evaluated` of images
 
@@ -38,8 +39,8 @@ Label = Callable[[list[Page]], tuple[pd.DataFrame, np.ndarray]]  # `ensemble.eva
 def band(image: np.ndarray, fold: int, folds: int, height: int) -> tuple[int, int]:
     """(top, bottom): rows that ``fold`` of ``folds`` holds out of a page (h, w) uint8.
 
-    Bands of about ``height`` px, evenly spaced down the page, their edges between lines where the
-    page allows. Raises Problem for a page on which they would overlap, or leave nothing.
+    Bands of about ``height`` px, evenly spaced down the page, their edges moved between lines where
+    the page allows. Raises Problem for a page that has no room for them, and a rest to learn from.
     """
     rows = image.shape[0]
     if not 0 <= fold < folds or folds > room(rows, height):
@@ -152,11 +153,11 @@ def strangers(
         return pd.DataFrame(columns=["filename", "actual", "predicted", "confidence", "variant"])
     classes, tables = np.array(dataset.classes), []
     dealt = np.random.default_rng([settings.seed, 600]).permutation(len(classes))
-    bands = [band for k in range(folds) for band in held_out(dataset, k, folds, height).test]
+    pieces = [piece for k in range(folds) for piece in held_out(dataset, k, folds, height).test]
     for part in range(parts):
         left = set(classes[dealt[part::parts]].tolist())
         known = [page for page in dataset.train if page.label not in left]
-        unknown = [band for band in bands if band.label in left]
+        unknown = [piece for piece in pieces if piece.label in left]
         name = f"strangers{part}of{parts}"
         others = replace(dataset, name=f"{dataset.name}-{name}", train=known, test=unknown)
         place = Path(folder) / name
@@ -191,6 +192,7 @@ def _answers(
         evaluate.write_result_csv(pd.concat([t for t, _ in parted]), place / "result.csv")
         evaluate.save_probabilities(np.concatenate([p for _, p in parted]), place)
         write_json(done, fingerprint)
+        shutil.rmtree(place / "training", ignore_errors=True)  # the checkpoints
     return evaluate.read_result_csv(place / "result.csv"), evaluate.load_probabilities(place)
 
 

@@ -227,15 +227,19 @@ def _cached_views(
 
 def fingerprint(pages: Sequence[Page], settings: Settings) -> dict:
     """What says, ready for JSON, that a result is of these settings, weights and images."""
-    images = [[page.path.name, int(page.image.sum())] for page in pages]
+    hashed = [hashlib.sha256(np.ascontiguousarray(page.image)).hexdigest() for page in pages]
+    images = [[page.path.name, own] for page, own in zip(pages, hashed, strict=True)]
     known, weights = asdict(settings), Path(settings.weights)
+    if settings.weights == "handwriting":
+        weights = model.SHIPPED.get(settings.width, weights)
     if weights.is_file():  # the name stays where the content changes
         known["weights"] = hashlib.sha256(weights.read_bytes()).hexdigest()
     return {"settings": known, "pages": images}
 
 
 def train(dataset: Dataset, settings: Settings, folder: Path, progress: bool = True) -> Trained:
-    """Train on ``dataset``'s pages. ``folder`` holds the checkpoints while it lasts.
+    """Train on ``dataset``'s pages. ``folder`` holds the checkpoints, till its owner deletes it:
+    when what was trained is saved.
 
     Phase 1 trains the head. With ``views`` the backbone runs once over each augmented view and the
     head learns from the cached features; without, every batch goes through the backbone, as in the
@@ -259,7 +263,6 @@ def train(dataset: Dataset, settings: Settings, folder: Path, progress: bool = T
         trained = model.whole_strips(len(classes), settings, network.backbone)
         vlad.fit(trained, dataset.train, classes, settings, progress)
         seconds["vlad"] = time.perf_counter() - start
-    checkpoints.clear()
     return Trained(trained, history, dict(seconds), dict(n_patches))
 
 

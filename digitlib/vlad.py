@@ -240,9 +240,9 @@ class _Sheets(Sequence):
         end = min(tops[-1] + settings.strip_height, page.image.shape[0])
         strip, step = settings.strip_height, settings.strip_step
         windows = [
-            (top * size, (top + height) * size)
-            for height, step in ((strip, step), (strip // LESS_TEXT, -(-step // 2)))
-            for top in strip_tops(end, height, step)
+            (top * size, (top + high) * size)
+            for high, down in ((strip, step), (strip // LESS_TEXT, -(-step // 2)))
+            for top in strip_tops(end, high, down)
         ]
         image = pen(page.image[:end], width)
         image = resized(image, size, slant) if (size, slant) != (1, 0) else image
@@ -418,21 +418,22 @@ def one_against_rest(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(weights (classes, d), bias (classes,)) of linear SVMs, each class against all others.
 
-    ``vectors`` (n, d), ``truth`` (n,) class numbers. Of the others, each class sees ``examples`` at
-    most, drawn at random, so that a class costs the same however many there are.
+    ``vectors`` (n, d), ``truth`` (n,) class numbers. Each SVM sees ``examples`` at most, and of its
+    own class half as many, drawn at random: a class costs the same however many there are.
     """
     n_classes = truth.max() + 1
     order = np.argsort(truth, kind="stable")
     starts = np.searchsorted(truth[order], np.arange(n_classes + 1))
 
     def boundary(number: int) -> np.ndarray:
-        rows = order[starts[number] : starts[number + 1]]
         rng = np.random.default_rng([settings.seed, 501, number])
-        room = max(settings.examples - len(rows), 1)
+
+        def some(rows: np.ndarray, most: int) -> np.ndarray:
+            return rows if len(rows) <= most else rows[rng.permutation(len(rows))[:most]]
+
+        own = some(order[starts[number] : starts[number + 1]], settings.examples // 2)
         others = np.concatenate([order[: starts[number]], order[starts[number + 1] :]])
-        if len(others) > room:
-            others = others[rng.permutation(len(others))[:room]]
-        rows = np.sort(np.concatenate([rows, others]))
+        rows = np.sort(np.concatenate([own, some(others, settings.examples - len(own))]))
         svm = LinearSVC(C=settings.svm_c, random_state=0).fit(vectors[rows], truth[rows] == number)
         return np.append(svm.coef_[0], svm.intercept_)
 

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 import digitlib
+from digitlib import folds, whole_file, write_json
 from digitlib.parameters import notebook_parameters, read_profile, settled
 from digitlib.settings import Settings
 
@@ -188,3 +189,41 @@ def test_progress_bars_can_be_turned_off(progress, variable, hidden, monkeypatch
     monkeypatch.setenv("TQDM_DISABLE", variable)
     bar = digitlib.progress_bar([1, 2], progress)
     assert bar.disable is hidden and list(bar) == [1, 2]
+
+
+def test_a_fold_is_done_again_when_any_module_changes_that_its_answers_come_from():
+    modules = {path.stem for path in (ROOT / "digitlib").glob("*.py")}
+    listed = set(folds.CODE.split())
+    for name in listed:
+        tree = ast.parse((ROOT / "digitlib" / f"{name}.py").read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.ImportFrom) or not str(node.module).startswith("digitlib"):
+                continue
+            parts = [node.module.split(".")[-1], *(item.name for item in node.names)]
+            used = modules & set(parts) - {"__init__"}
+            # Files' names and formats, which no answer depends on; what is drawn has its VERSION.
+            assert used <= listed | {"fetch", "handwriting", "pages", "parameters", "shipped"}, name
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "new" / "a.weights.h5"
+    with whole_file(path) as aside:
+        assert aside.name.endswith(".weights.h5")  # Keras goes by the ending
+        aside.write_text("first")
+        assert not path.exists()
+    with pytest.raises(KeyError), whole_file(path) as aside:
+        aside.write_text("half")
+        raise KeyError
+    assert path.read_text() == "first"
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask to speak of")
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_who_may_read_a_file_is_the_user_s_choice(mask, tmp_path):
+    before = os.umask(mask)
+    try:
+        write_json(tmp_path / "a.json", {})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.json").stat().st_mode & 0o777 == 0o666 & ~mask

@@ -4,12 +4,14 @@ In: features small enough to add up on paper; generated hands; real scans. Out: 
 """
 
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
 from digitlib import Problem, engine, ensemble, folds, model, variants, vlad
+from digitlib.dataset import Page
 from digitlib.settings import Settings
 from digitlib.strips import PAPER, network_input, network_inputs, on_ink
 
@@ -230,6 +232,24 @@ def test_each_class_is_told_from_the_others(examples):
     assert (((vectors - 10) @ weights.T + bias).argmax(axis=1) == truth).all()
 
 
+@pytest.mark.parametrize(
+    ("examples", "own", "others"),
+    [(20_000, 500, 1000), (1200, 500, 700), (800, 400, 400), (100, 50, 50)],
+)
+def test_what_one_svm_learns_from_is_bounded(examples, own, others, monkeypatch):
+    """Three classes of 500: half of the examples at most are a class's own."""
+    seen, fit = set(), vlad.LinearSVC.fit
+
+    def counted(svm, vectors, mine):
+        seen.add((int(mine.sum()), int((~mine).sum())))
+        return fit(svm, vectors, mine)
+
+    monkeypatch.setattr(vlad.LinearSVC, "fit", counted)
+    vectors = np.random.default_rng(1).normal(size=(1500, 2))
+    vlad.one_against_rest(vectors, np.repeat([0, 1, 2], 500), Settings(examples=examples))
+    assert seen == {(own, others)}
+
+
 @pytest.mark.parametrize("examples", [100, 150, 20_000])
 def test_whitening_is_learnt_from_the_first_vectors_and_used_on_all(examples, reader):
     """Whatever is held at once, vectors of two clear classes end up on their own sides."""
@@ -374,6 +394,29 @@ def test_windows_are_strips_and_thirds_of_them(hands):
     small, own, _ = vlad._Sheets([page], replace(settings, size_change=0.5))
     assert own.windows == sheet.windows
     assert small.windows == [(top / 2, bottom / 2) for top, bottom in sheet.windows]
+
+
+def test_further_sheets_are_of_other_pens_and_slants():
+    """An upright bar of 10 px: of four sheets one has more ink, one less, two lean either way."""
+    image = np.full((300, 400), 255, np.uint8)
+    image[50:250, 195:205] = 0
+    plain = Settings(pooling="vlad", clahe_clip=0, blur=0, scale=1.0)
+    settings = replace(plain, pen_change=1.0, size_change=0, slant_change=0.1)
+    sheets = list(vlad._Sheets([Page(Path("a_1.png"), "a", image, False)], settings))
+    grey = [sheet.inputs[0][0, :300, :400, 0].astype(float) for sheet in sheets]
+    ink = [round((255 - own).sum() / 255) for own in grey]
+
+    def lean(own: np.ndarray) -> float:
+        """How far the bar's top lies to the right of its foot, px."""
+        columns = np.arange(400)
+        ends = ((255 - own)[rows].sum(axis=0) for rows in (slice(60, 80), slice(220, 240)))
+        top, foot = (columns @ of / of.sum() for of in ends)
+        return top - foot
+
+    leans = [lean(own) for own in grey]
+    thin, as_it_is, thick = sorted(ink[i] for i in range(5) if abs(leans[i]) < 1)
+    assert thin < 0.95 * as_it_is < as_it_is == 2000 < 1.05 * as_it_is < thick
+    assert sorted(round(own / 16) for own in leans if abs(own) >= 1) == [-1, 1]  # 0.1 a px of 160
 
 
 def test_one_layer_alone_is_learnt(reader, hands):
