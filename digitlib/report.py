@@ -5,6 +5,7 @@ Out: reports/<run>/ (executed notebooks, HTML pages, metrics.json, run.json), re
 """
 
 import dataclasses
+import hashlib
 import importlib.metadata
 import json
 import logging
@@ -29,6 +30,7 @@ from digitlib.parameters import notebook_parameters, notebook_paths, read_profil
 
 # What an earlier run of a name left, and a whole new one must not find:
 LEFT = "metrics.json result.csv baseline.csv probabilities.npy classes.csv bench.json kernels.log"
+MOST_NAME = 100  # characters of a run's name
 PACKAGES = ("numpy", "keras", "tensorflow", "jax", "opencv-python-headless", "papermill")
 
 
@@ -244,7 +246,12 @@ def default_run_name(profile: str, dataset: str, changed: Mapping[str, Any]) -> 
     for name, value in sorted(changed.items()):
         parts += [name.lower(), Path(str(value)).name]
     safe = [re.sub(r"[^A-Za-z0-9._]+", "-", part).strip(".-") for part in parts]
-    return "-".join(part for part in safe if part)[:100] or "run"
+    name = "-".join(part for part in safe if part)
+    told = all(safe) and not any("/" in str(value) for value in changed.values())
+    if told and len(name) <= MOST_NAME:
+        return name
+    lost = repr([Path(dataset).name, sorted(changed.items())]).encode()
+    return f"{name[:MOST_NAME] or 'run'}-{hashlib.sha256(lost).hexdigest()[:6]}"
 
 
 def _chosen(paths: list[Path], numbers: str) -> list[Path]:
@@ -274,7 +281,8 @@ def run_report(
     say ``{"digitlib": {"on_request": true}}``. What the run's other notebooks left is then kept.
 
     A notebook names those it needs in its metadata, ``{"digitlib": {"needs": ["03_training"]}}``,
-    and is skipped when one of them failed. Raises Problem, before anything is written, for an
+    and is skipped when one of them failed; ``"tests": false`` there says that it can do without
+    test images. Raises Problem, before anything is written, for an
     unknown profile, parameter, file or layer, for a value of the wrong type, and for a dataset
     folder whose files' names do not fit.
     """
@@ -298,7 +306,7 @@ def run_report(
         paths = _chosen(paths, chosen)
     folder = run_folder(run)
     if data:
-        refuse_names(data)
+        refuse_names(data, any(metadata[path].get("tests", True) for path in paths))
     earlier = []
     if chosen is not None:
         names, before = {path.stem for path in paths}, read_json(folder / "run.json")
@@ -326,6 +334,8 @@ def run_report(
         for name, value in values.items()
         if name != "RUN" and any(p[name].default != value for p in declared.values() if name in p)
     }
+    if earlier and isinstance(known := before.get("parameters"), dict):
+        differ = known | differ  # of the notebooks that stay, too
     state = {
         "run": run,
         "profile": Path(profile).stem,
@@ -352,7 +362,8 @@ def run_report(
         for number, (path, own) in enumerate(zip(paths, states, strict=True), 1):
             line, out = f"[{number}/{len(paths)}] {path.stem}", folder / path.name
             needs = metadata[path].get("needs", [])
-            bad = [s["name"] for s in states if s["name"] in needs and s["status"] != "done"]
+            known = states + earlier
+            bad = [s["name"] for s in known if s["name"] in needs and s["status"] != "done"]
             if bad:
                 own |= {"status": "skipped", "error": f"needs {', '.join(bad)}"}
                 print(f"{line} skipped: {own['error']}", flush=True)

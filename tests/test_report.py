@@ -183,6 +183,8 @@ def test_page_loads_nothing_and_runs_nothing(finished):
     for name in ("01_first", "02_fails", "03_needs"):
         soup = page(finished, name)
         assert not soup.find_all(["script", "link", "iframe", "object"])
+        rule = soup.find("meta", {"http-equiv": "Content-Security-Policy"})["content"]
+        assert rule.startswith("default-src 'none';")  # styles of a notebook's output load nothing
         assert not [t for t in soup.find_all(src=True) if not t["src"].startswith("data:")]
         assert not [t for t in soup.find_all(True) for a in t.attrs if a.startswith("on")]
         assert "url(" not in str(soup.style) and "@import" not in str(soup.style)
@@ -356,7 +358,14 @@ def test_default_run_names_are_safe_and_tell_a_sweep_apart():
     names = {default_run_name("quick", "digits", {"N": n}) for n in (1, 2)}
     assert names == {"quick-digits-n-1", "quick-digits-n-2"}
     odd = default_run_name("my/own.yaml", "/data/<script> é/", {"WEIGHTS": "../w.h5"})
-    assert run_folder(odd).name == "own-script-weights-w.h5"
+    assert re.fullmatch(r"own-script-weights-w\.h5-[0-9a-f]{6}", run_folder(odd).name)
+    # What does not fit into a name tells runs apart all the same.
+    for one, other in (
+        (("best", "/b/日本", {}), ("best", "/b/中国", {})),
+        (("best", "a", {"WEIGHTS": "/a/x.h5"}), ("best", "a", {"WEIGHTS": "/b/x.h5"})),
+        (("best", "a", {"LAYERS": "b" * 120 + "1"}), ("best", "a", {"LAYERS": "b" * 120 + "2"})),
+    ):
+        assert run_folder(default_run_name(*one)) != run_folder(default_run_name(*other))
 
 
 def test_a_second_run_of_one_name_keeps_no_numbers_of_the_first(home):
@@ -416,11 +425,23 @@ def test_a_run_is_done_when_all_of_it_is(home):
     books = home / "notebooks"
     write_notebook(books, "01_broken", "1 / 0")
     write_notebook(books, "02_whole", "1")
+    write_notebook(books, "03_needs", "1", needs=["01_broken"])
     assert run_report(run="toy", notebooks=books) == 1
     assert run_report(run="toy", notebooks=books, chosen="02") == 0  # that one went well
-    assert (
-        json.loads((home / "reports" / "toy" / "run.json").read_text("utf-8"))["status"] == "failed"
-    )
+    assert run_report(run="toy", notebooks=books, chosen="03") == 1  # what it needs failed before
+    run = json.loads((home / "reports" / "toy" / "run.json").read_text("utf-8"))
+    assert run["status"] == "failed"
+    assert [own["status"] for own in run["notebooks"]] == ["failed", "done", "skipped"]
+
+
+def test_further_notebooks_leave_what_the_run_was_made_with(home):
+    books = home / "notebooks"
+    write_notebook(books, "01_always", "1")
+    write_notebook(books, "02_asked", "1")
+    assert run_report(run="toy", notebooks=books, parameters={"SEED": 7}) == 0
+    assert run_report(run="toy", notebooks=books, chosen="02") == 0
+    run = json.loads((home / "reports" / "toy" / "run.json").read_text("utf-8"))
+    assert run["parameters"]["SEED"] == 7
 
 
 @pytest.mark.parametrize("notebooks", [5, [1], [{}], [{"name": 5}], [{"name": "09_a"}]])
