@@ -76,10 +76,13 @@ def check(args: argparse.Namespace) -> int:
 
     from digitlib.dataset import load_dataset
 
-    dataset = load_dataset(args.dataset)
+    dataset = load_dataset(args.dataset, tests=False)
     names = [printable(label) for label in dataset.classes]
     print(f"{len(names)} classes, {names[0]} to {names[-1]}")
     for part, pages in ("train", dataset.train), ("test", dataset.test):
+        if not pages:
+            print("test: no images yet; notebooks 03 and 08 need none (--notebooks '03 08')")
+            continue
         height, width = map(median_low, zip(*(page.image.shape for page in pages), strict=True))
         of = len({page.label for page in pages})
         print(f"{part}: {len(pages)} images of {of} classes, {width} x {height} px (medians)")
@@ -258,7 +261,10 @@ def parser() -> argparse.ArgumentParser:
         "--notebooks", metavar="NUMBERS",
         help="these only, such as '06 08', or all (default: 01 to 05); the run's others are kept",
     )  # fmt: skip
-    sub.add_argument("--run", help="name of the folder in reports/ (default: <profile>-<dataset>)")
+    sub.add_argument(
+        "--run",
+        help="name of the folder in reports/ (default: <profile>-<dataset>, and what -p changes)",
+    )
     sub.add_argument(
         "--list", action="store_true", help="show profiles and parameters; run nothing"
     )
@@ -277,7 +283,9 @@ def parser() -> argparse.ArgumentParser:
     sub = command(fetch, "Download the reference scans (210 files, each against its SHA-256).")
     sub.add_argument("--out", type=Path, help="folder (default: data/reference)")
 
-    sub = command(pretrain, "Train the shipped backbone weights from generated handwriting.")
+    sub = command(
+        pretrain, "Train backbone weights like the shipped ones from generated handwriting."
+    )
     sub.add_argument("--out", type=Path, required=True, help="a new ….weights.h5")
     for name, default, text in (
         ("--hands", 1000, "how many generated writers to learn from, drawn on the fly"),
@@ -328,7 +336,7 @@ def parser() -> argparse.ArgumentParser:
     command(models, "List the models that come with digitlib, with what is known of each.")
 
     sub = command(ship, "Put the model of a run among those that come with digitlib.")
-    sub.add_argument("run", help="a run in reports/ whose notebooks 03 to 05 and 08 are done")
+    sub.add_argument("run", help="a run in reports/ whose notebooks 03 and 08 are done")
     sub.add_argument("name", help="the name that `models` lists it under")
     sub.add_argument("--limits", default="", help="what it cannot do, in a sentence")
 

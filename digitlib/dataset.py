@@ -70,16 +70,18 @@ def load_dataset(
     seed: int = 1,
     progress: bool = True,
     held: int = HELD,
+    tests: bool = True,
 ) -> Dataset:
     """Read ``digits``, ``hands`` (both written on first use), ``reference`` or a folder.
 
     A name wins over a folder of that name; write ``./digits`` for the folder. Everything is
     checked before anything is returned, and a Problem lists all bad files at once. Links are
     followed, out of the folder too: shared scans are often collected by links. Images beyond
-    ``held`` bytes wait in a temporary file, mapped into memory.
+    ``held`` bytes wait in a temporary file, mapped into memory. ``tests`` False: there need be no
+    test images yet.
     """
     name, folder = _source(name_or_path, classes, seed, progress)
-    train, test, problems = _listed(folder)
+    train, test, problems = _listed(folder, tests)
     pages, hashes, unreadable = _read_all(train + test, progress, held)
     problems += unreadable
     learnt = {hashes[path]: path for path in train if path in hashes}
@@ -88,17 +90,18 @@ def load_dataset(
             twin = printable(learnt[hashes[path]])
             problems.append(f"{printable(path)}: the same bytes as {twin}; remove one of the two")
     raise_all(problems, folder)
-    entries = sum(1 for part in ("train", "test") for _ in (folder / part).iterdir())
+    parts = [folder / part for part in ("train", "test") if (folder / part).is_dir()]
+    entries = sum(1 for part in parts for _ in part.iterdir())
     n = len(train)
     return Dataset(name, folder, pages[:n], pages[n:], ignored=entries - len(pages))
 
 
-def refuse_names(name_or_path: str | Path) -> None:
+def refuse_names(name_or_path: str | Path, tests: bool = True) -> None:
     """Raise Problem for what the files' names say of a data set that is not generated, in no time:
     `load_dataset` would say the same, and more, after it has read them."""
     if str(name_or_path) not in GENERATED:
         _, folder = _source(name_or_path, 2, 1, progress=False)
-        raise_all(_listed(folder)[2], folder)
+        raise_all(_listed(folder, tests)[2], folder)
 
 
 def image_files(paths: Iterable[str | Path]) -> list[Path]:
@@ -187,9 +190,9 @@ def _source(name_or_path: str | Path, classes: int, seed: int, progress: bool) -
     return folder.resolve().name, folder
 
 
-def _listed(folder: Path) -> tuple[list[Path], list[Path], list[str]]:
+def _listed(folder: Path, tests: bool) -> tuple[list[Path], list[Path], list[str]]:
     """The images of train/ and of test/, and what is wrong with their names. Raises Problem."""
-    train, test = _images(folder / "train"), _images(folder / "test")
+    train, test = _images(folder / "train"), _images(folder / "test", tests)
     problems, trained = [], {label_of(path) for path in train}
     for path in train + test:
         if not label_of(path):
@@ -199,8 +202,13 @@ def _listed(folder: Path) -> tuple[list[Path], list[Path], list[str]]:
     return train, test, problems
 
 
-def _images(folder: Path) -> list[Path]:
-    """The image files right in a folder, sorted; hidden files, other files, folders are not."""
+def _images(folder: Path, needed: bool = True) -> list[Path]:
+    """The image files right in a folder, sorted; hidden files, other files, folders are not.
+
+    Raises Problem if there are none but should be.
+    """
+    if not needed and not folder.exists():
+        return []
     if not folder.is_dir():
         raise Problem(f"{folder}: no such folder; put images there, named {NAMING}")
     try:
@@ -211,7 +219,7 @@ def _images(folder: Path) -> list[Path]:
         )
     except OSError as error:
         raise Problem(f"{folder}: cannot be listed ({error.strerror}); mend its rights") from error
-    if not found:
+    if not found and needed:
         inside = [path.name for path in (folder / "test", folder / "train") if path.is_dir()]
         cure = f"put some there, named {NAMING}"
         if inside:

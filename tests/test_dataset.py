@@ -17,6 +17,7 @@ from PIL import Image
 
 import digitlib
 from digitlib import Problem
+from digitlib.__main__ import main
 from digitlib.dataset import (
     _is_inverted,
     image_files,
@@ -366,6 +367,17 @@ def test_bad_datasets_are_refused(folder, spoil, complaints):
     for complaint in complaints:
         assert complaint in str(caught.value)
     assert all(line.isprintable() for line in str(caught.value).splitlines())
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_who_has_no_test_images_yet_can_learn(folder, empty, capsys):
+    shutil.rmtree(folder / "test")
+    if empty:
+        (folder / "test").mkdir()
+    dataset = load_dataset(folder, progress=False, tests=False)
+    assert (dataset.classes, dataset.test, dataset.ignored) == (["a", "b"], [], 0)
+    assert main(["check", str(folder)]) == 0
+    assert "test: no images yet; notebooks 03 and 08 need none" in capsys.readouterr().out
 
 
 def test_all_problems_come_at_once(folder):
