@@ -108,8 +108,8 @@ def fit(
 ) -> Baseline:
     """Learn codebooks, whitening and SVM from windows of a strip's height down ``pages``.
 
-    Of the ``settings`` it heeds those of whole strips and of enhancement, scale, strip height and
-    step, and seed. All rows train. Raises Problem for pages with too few keypoints.
+    Heeds enhancement, scale, strip height and step, text, seed, and codebooks to svm_c. What SPLIT
+    holds out trains too; pages are not varied. Raises Problem for pages with too few keypoints.
     """
     start = time.perf_counter()
     pages = [first_lines(page, settings.text) for page in pages]

@@ -24,6 +24,7 @@ SHIPPED = {  # weights of generated handwriting, by width
     width: Path(__file__).with_name("weights") / name
     for width, name in ((1.0, "handwriting.weights.h5"), (0.5, "handwriting-small.weights.h5"))
 }
+IMAGENET_WIDTHS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)  # that Keras has weights of
 
 
 def device() -> str:
@@ -32,9 +33,13 @@ def device() -> str:
     return next((d for d in devices if "cpu" not in d), devices[0])
 
 
-def jit_pays() -> bool:
-    """Whether to compile with XLA: its depthwise convolutions are ten times slower on a CPU."""
-    return keras.backend.backend() == "jax" or "cpu" not in device()
+def jit_pays() -> bool | str:
+    """Whether to compile with XLA: its depthwise convolutions are ten times slower on a CPU.
+
+    "auto" leaves it to Keras, which knows the GPUs that XLA does not.
+    """
+    slow = keras.backend.backend() != "jax" and "cpu" in device()
+    return False if slow else "auto"
 
 
 def keep_memory() -> None:
@@ -77,10 +82,11 @@ def backbone(settings: Settings) -> keras.Model:
     if settings.weights == "none":
         return trunk(size, width, layer)
     if settings.weights == "imagenet":
+        if width not in IMAGENET_WIDTHS:
+            widths = ", ".join(map(str, IMAGENET_WIDTHS))
+            raise Problem(f"WEIGHTS imagenet are to be had for WIDTH {widths}, not {width}")
         try:
             return read_at(_mobilenet(size, width, "imagenet"), layer)
-        except Problem:
-            raise
         except Exception as error:  # Keras raises bare Exception when a download fails
             raise Problem(
                 f"WEIGHTS imagenet could not be had ({error}). Without a network, either set "

@@ -105,6 +105,7 @@ def pretrain(
         (not 0 < rate < 1, f"rate must be above 0 and below 1, not {rate}"),
         (not 32 <= size <= 1024, f"size must be 32 to 1024 px, not {size}"),
         (not 0 <= workers <= 60, f"workers must be 0 to 60, not {workers}"),
+        (not 0 <= seed < 2**32, f"seed must be 0 to {2**32 - 1}, not {seed}"),
     ):
         if wrong:
             raise Problem(complaint)

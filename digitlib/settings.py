@@ -131,7 +131,7 @@ class Settings:
     tune_rate: float = 2e-3
     tune_smoothing: float = 0.03
     schedule: str = "plateau"  # the rate of phase 2: halved on a plateau, or a cosine to 0
-    patience: int = 5  # epochs without a better validation accuracy before training stops
+    patience: int = 5  # epochs without gain on the validation strips before a phase on plateau ends
     mixed_precision: bool = False  # float16 arithmetic, for GPUs
     # whole strips (pooling vlad)
     vlad_layers: str = "block_2_expand_relu block_3_expand_relu block_6_expand_relu"  # all read

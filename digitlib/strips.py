@@ -155,7 +155,7 @@ def training_strips(
 
 
 def test_strips(page: Page, settings: Settings) -> list[Strip]:
-    """A test image's strips: top and bottom of an image higher than one strip, else itself."""
+    """A test image's strips: top and bottom of one higher than 1.25 strips, else itself."""
     height = page.image.shape[0]
     if height > 1.25 * settings.strip_height:
         return _cut(page, [0, height - settings.strip_height], settings)
@@ -164,9 +164,9 @@ def test_strips(page: Page, settings: Settings) -> list[Strip]:
 
 def ink(image: np.ndarray) -> np.ndarray:
     """Where there is writing: bool (h, w); dark pixels that are not part of a ruled line."""
-    _, dark = cv2.threshold(image, 0, 1, cv2.THRESH_BINARY_INV | cv2.THRESH_OTSU)
     if image.min() == image.max():
         return np.zeros(image.shape, bool)
+    _, dark = cv2.threshold(image, 0, 1, cv2.THRESH_BINARY_INV | cv2.THRESH_OTSU)
     # Eight pixels in a byte: where no two bytes in succession are full there is no such run, nor
     # half of one at an edge of the image.
     full = np.packbits(dark, axis=1) == 255

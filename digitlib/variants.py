@@ -84,9 +84,9 @@ def without_writing(page: Page) -> Page:
     Those are level runs of RULED_LINE px, and upright ones of three times that. Paper is the median
     of 51 px around, so shadows stay; on a grainy grey scan a trace of the letters' shapes may, too.
     """
-    _, dark = cv2.threshold(page.image, 0, 255, cv2.THRESH_BINARY_INV | cv2.THRESH_OTSU)
     if page.image.min() == page.image.max():
         return page
+    _, dark = cv2.threshold(page.image, 0, 255, cv2.THRESH_BINARY_INV | cv2.THRESH_OTSU)
     kept = np.zeros_like(dark)
     for shape in (1, RULED_LINE), (3 * RULED_LINE, 1):
         kept |= cv2.morphologyEx(dark, cv2.MORPH_OPEN, np.ones(shape, np.uint8))

@@ -86,13 +86,6 @@ def test_ruled_lines_are_no_writing():
     assert len(baseline.keypoints(ruled, Settings())[0]) == 0
 
 
-def test_a_gap_as_wide_as_a_word_is_no_stroke():
-    disc = scan()
-    cv2.circle(disc, (300, 150), 40, 0, -1)
-    places, _ = baseline.keypoints(disc, Settings())
-    assert (places[:, 2] <= baseline.LARGEST).all()
-
-
 def test_fit_height_does_not_shrink_a_page():
     high = np.concatenate([scan("word")] * 3)
     places, _ = baseline.keypoints(high, Settings(fit_height=True))

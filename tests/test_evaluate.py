@@ -10,16 +10,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
 from digitlib import Problem, pictures
 from digitlib import evaluate as ev
-
-# No deadline: a shared machine stalls now and then. No database: a run forgets the last one.
-settings.register_profile("digitlib", deadline=None, max_examples=50, database=None)
-settings.load_profile("digitlib")
 
 CLASSES = ["a", "b", "c"]
 NEEDS_REFERENCE = pytest.mark.skipif(

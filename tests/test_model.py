@@ -181,6 +181,12 @@ def test_imagenet_without_a_network_names_both_ways_out(monkeypatch):
     assert "MobileNetV2 no-top weights file" in message and "WEIGHTS handwriting" in message
 
 
+def test_imagenet_of_a_width_that_nobody_trained_is_no_matter_of_the_network():
+    settings = dataclasses.replace(SMALL, weights="imagenet", width=0.6, patch_size=192)
+    with pytest.raises(Problem, match="for WIDTH 0.35, 0.5, 0.75, 1.0, 1.3, 1.4, not 0.6"):
+        model.backbone(settings)
+
+
 def test_imagenet_reads_what_keras_downloads(monkeypatch, weights_files, whole):
     asked = []
 

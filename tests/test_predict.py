@@ -221,7 +221,29 @@ def test_a_folder_is_labelled_as_keras_labels_it(whole, hands, hands_folder, tmp
         assert [one[k] for k in ("filename", "actual", "predicted", "n_patches")] == [
             two[k] for k in ("filename", "actual", "predicted", "n_patches")
         ]
-        assert one["confidence"] == pytest.approx(two["confidence"], abs=0.05)
+        assert one["confidence"] == pytest.approx(two["confidence"], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("able", "asked", "precision"),
+    [
+        (["FP32", "INT8"], None, "f32"),
+        (["FP32", "BF16"], None, "bf16"),
+        (["FP32", "BF16"], "f32", "f32"),
+    ],
+)
+def test_half_precision_is_used_where_the_processor_has_it(
+    whole, able, asked, precision, monkeypatch
+):
+    openvino = engine._openvino()
+
+    class Core(openvino.Core):
+        def get_property(self, *names):
+            return able if names[1] == "OPTIMIZATION_CAPABILITIES" else super().get_property(*names)
+
+    monkeypatch.setattr(openvino, "Core", Core)
+    made = engine.Engine(whole[2], precision=asked)
+    assert made.how["INFERENCE_PRECISION_HINT"] == precision
 
 
 def test_answers_below_a_confidence_are_not_sure(whole, hands_folder, tmp_path, capsys):

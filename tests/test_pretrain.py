@@ -154,6 +154,7 @@ def test_a_run_broken_off_goes_on_from_its_last_checkpoint(tmp_path, monkeypatch
         {"rate": float("nan")},
         {"size": 16},  # less than MobileNetV2 takes
         {"workers": -1},
+        {"seed": -1},
     ],
 )
 def test_what_cannot_be_pretrained_is_refused(wrong, tmp_path):

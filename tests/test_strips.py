@@ -290,13 +290,16 @@ def test_how_long_a_level_stroke_may_be(length, is_ink):
     height=st.integers(1, 40),
     width=st.integers(16, 150),
     share=st.sampled_from([0.05, 0.5, 0.9, 0.97, 1.0]),
+    levels=st.sampled_from([(0, 255), (0, 254), (1, 255), (10, 200)]),
     seed=st.integers(0, 1000),
 )
-def test_ink_is_all_that_is_dark_and_not_within_a_pixel_of_a_level_run(height, width, share, seed):
-    image = np.where(np.random.default_rng(seed).random((height, width)) < share, 0, 255)
+def test_ink_is_all_that_is_dark_and_not_within_a_pixel_of_a_level_run(
+    height, width, share, levels, seed
+):
+    image = np.where(np.random.default_rng(seed).random((height, width)) < share, *levels)
     image = image.astype(np.uint8)
-    image[0, 0] = 255  # two levels, or there is nothing to tell apart
-    dark = (image == 0).astype(np.uint8)
+    image[0, 0] = levels[1]  # two levels, or there is nothing to tell apart
+    dark = (image == levels[0]).astype(np.uint8)
     level = cv2.morphologyEx(dark, cv2.MORPH_OPEN, np.ones((1, RULED_LINE), np.uint8))
     ruled = cv2.dilate(level, np.ones((3, 3), np.uint8))
     assert np.array_equal(ink(image), (dark > 0) & (ruled == 0))
