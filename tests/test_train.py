@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from digitlib import Problem, model, patches, strips, train
+from digitlib import Problem, baseline, model, patches, strips, train, vlad
 from digitlib.dataset import Dataset, Page
 from digitlib.results import softmax
 from digitlib.settings import Settings
@@ -240,6 +240,32 @@ def test_what_is_left_are_the_last_and_the_best_epochs_and_the_views(straight):
     weights = [name for name in straight[1] if name.endswith(".weights.h5")]
     assert 2 <= len(weights) <= 4 and "phase2-epoch003.weights.h5" in weights
     assert straight[1] == sorted([*weights, "state.json", "view000.npy", "view001.npy"])
+
+
+class Seen(Exception):
+    """Carries the heights of the pages that something was asked to learn from."""
+
+
+def look(pages, *_):
+    raise Seen([page.image.shape[0] for page in pages])
+
+
+@pytest.mark.parametrize("text", [1.0, 0.3])
+def test_only_the_top_of_each_page_is_learnt_from(text, digits, cached, tmp_path, monkeypatch):
+    monkeypatch.setattr(strips, "training_strips", look)
+    monkeypatch.setattr(baseline, "_keypoints_of", look)
+    monkeypatch.setattr(vlad, "fit", lambda _, pages, *more: look(pages))
+    settings = dataclasses.replace(cached, text=text)
+    whole = dataclasses.replace(settings, pooling="vlad", head_epochs=0, tune_epochs=0)
+    for learn in (
+        lambda: train.train(digits, settings, tmp_path, progress=False),
+        lambda: train.train(digits, whole, tmp_path, progress=False),
+        lambda: baseline.fit(digits.train, digits.classes, settings, progress=False),
+    ):
+        with pytest.raises(Seen) as caught:
+            learn()
+        share = np.array(caught.value.args[0]) / [page.image.shape[0] for page in digits.train]
+        assert share == pytest.approx(text, abs=0.05)  # cut between two lines
 
 
 def test_a_finished_training_is_not_done_twice(digits, cached, straight, tmp_path, monkeypatch):
