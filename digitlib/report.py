@@ -282,9 +282,8 @@ def run_report(
 
     A notebook names those it needs in its metadata, ``{"digitlib": {"needs": ["03_training"]}}``,
     and is skipped when one of them failed; ``"tests": false`` there says that it can do without
-    test images. Raises Problem, before anything is written, for an
-    unknown profile, parameter, file or layer, for a value of the wrong type, and for a dataset
-    folder whose files' names do not fit.
+    test images. Raises Problem, before anything is written, for an unknown profile, parameter, file
+    or layer, for a value of the wrong type, and for a dataset folder whose files' names do not fit.
     """
     from digitlib.dataset import refuse_names
     from digitlib.settings import Settings
@@ -348,7 +347,7 @@ def run_report(
         "git_commit": git_commit(),
         "versions": versions(),
     }
-    started = time.monotonic()
+    started, all_of_run = time.monotonic(), states + earlier
     print(f"{len(paths)} notebooks into {folder}", flush=True)
 
     def save() -> None:
@@ -362,8 +361,7 @@ def run_report(
         for number, (path, own) in enumerate(zip(paths, states, strict=True), 1):
             line, out = f"[{number}/{len(paths)}] {path.stem}", folder / path.name
             needs = metadata[path].get("needs", [])
-            known = states + earlier
-            bad = [s["name"] for s in known if s["name"] in needs and s["status"] != "done"]
+            bad = [s["name"] for s in all_of_run if s["name"] in needs and s["status"] != "done"]
             if bad:
                 own |= {"status": "skipped", "error": f"needs {', '.join(bad)}"}
                 print(f"{line} skipped: {own['error']}", flush=True)
@@ -378,7 +376,6 @@ def run_report(
                     print(f"      failed: {own['error']}", flush=True)
             write_page(out, path, state, own)
             save()
-        all_of_run = states + earlier
         state["status"] = "done" if all(s["status"] == "done" for s in all_of_run) else "failed"
     except BaseException:
         for unfinished in [state, *(s for s in states if s["status"] == "running")]:
