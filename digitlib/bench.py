@@ -100,14 +100,13 @@ def timed(
     """``label`` on ``files``, round after round for LEAST_SECONDS; a first round is not counted, in
     which shapes are new."""
     labels = [classes[int(label(file).argmax())] for file in files]
-    took = []
-    while 1e-3 * sum(wall for wall, _ in took) < LEAST_SECONDS:
+    took, begun = [], time.perf_counter()
+    while time.perf_counter() - begun < LEAST_SECONDS:
         for file in files:
             start = time.perf_counter(), time.process_time()
             label(file)
-            ends = time.perf_counter(), time.process_time()
-            took.append([1000 * (end - begin) for begin, end in zip(start, ends, strict=True)])
-    wall, cpu = np.array(took).T
+            took.append((time.perf_counter() - start[0], time.process_time() - start[1]))
+    wall, cpu = 1000 * np.array(took).T
     low, high = np.percentile(wall, [10, 90])
     return Row(name, *map(float, (wall.mean(), low, high, cpu.mean())), labels)
 
@@ -144,9 +143,7 @@ def compared(files: Sequence[Path], names: Sequence[str] = (), progress: bool = 
 
         def row_of(row: Row, same: int | None = None) -> dict:
             own = {"times": base.ms / row.ms, "cpu_times": base.cpu_ms / row.cpu_ms, "same": same}
-            known = asdict(row)
-            del known["labels"]
-            return known | own
+            return {key: value for key, value in asdict(row).items() if key != "labels"} | own
 
         rows.append(row_of(base))
         bar.update()

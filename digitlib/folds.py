@@ -6,7 +6,6 @@ pages, and what the recipe makes of them: evidence before there is any test data
 
 import difflib
 import hashlib
-import logging
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -177,7 +176,6 @@ def _answers(
 
     As they are in ``place``, if that was done with the same settings, pages and code.
     """
-    logging.getLogger("tensorflow").setLevel("ERROR")  # remarks on a network anew in every fold
     code = b"".join(Path(__file__).with_name(f"{n}.py").read_bytes() for n in CODE.split())
     made_by = {"images": images.__name__, "learn": f"{learn.__module__}.{learn.__name__}"}
     made_by["code"] = hashlib.sha256(code).hexdigest()

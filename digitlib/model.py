@@ -7,6 +7,7 @@ In: settings and class names. Out: a Keras model from patches (n, s, s, 1) uint8
 import contextlib
 import ctypes
 import json
+import logging
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,9 @@ import keras
 from digitlib import Problem, engine, vlad, whole_file
 from digitlib.settings import Settings, stride
 from digitlib.shipped import CARD, FORMAT, read_card
+
+# TensorFlow's remarks on a network made anew, as in every fold; in a notebook they are printed.
+logging.getLogger("tensorflow").setLevel("ERROR")
 
 TRUNK_LAYER = "block_6_expand_relu"  # where the shipped weights end
 SHIPPED = {  # weights of generated handwriting, by width
@@ -76,6 +80,12 @@ def trunk(size: int, width: float, layer: str = TRUNK_LAYER) -> keras.Model:
     return read_at(_mobilenet(size, width), layer)
 
 
+def weights_file(settings: Settings) -> Path:
+    """The file that WEIGHTS stands for; none is there if it is imagenet, none, or misspelt."""
+    shipped = SHIPPED if settings.weights == "handwriting" else {}
+    return shipped.get(settings.width, Path(settings.weights))
+
+
 def backbone(settings: Settings) -> keras.Model:
     """The backbone with the weights that ``settings`` name; never silently with others."""
     size, width, layer = settings.input_size, settings.width, settings.layer
@@ -93,12 +103,10 @@ def backbone(settings: Settings) -> keras.Model:
                 "WEIGHTS to a MobileNetV2 no-top weights file that you have, or use WEIGHTS "
                 "handwriting, which ships with digitlib."
             ) from error
-    path = Path(settings.weights)
-    if settings.weights == "handwriting":
-        if width not in SHIPPED:
-            widths = " or ".join(map(str, SHIPPED))
-            raise Problem(f"WEIGHTS handwriting ships for WIDTH {widths}, not {width}; pretrain it")
-        path = SHIPPED[width]
+    if settings.weights == "handwriting" and width not in SHIPPED:
+        widths = " or ".join(map(str, SHIPPED))
+        raise Problem(f"WEIGHTS handwriting ships for WIDTH {widths}, not {width}; pretrain it")
+    path = weights_file(settings)
     if not path.is_file():
         raise Problem(
             f"WEIGHTS {settings.weights!r} is no file, and none of handwriting, imagenet, none"

@@ -328,6 +328,7 @@ def run_report(
 
     values["RUN"] = run
     states = [{"name": path.stem, "status": "waiting"} for path in paths]
+    all_of_run = earlier + states
     differ = {
         name: value
         for name, value in values.items()
@@ -343,11 +344,11 @@ def run_report(
         "started": now(),
         "status": "running",
         "seconds": 0.0,
-        "notebooks": sorted(earlier + states, key=lambda own: own["name"]),
+        "notebooks": sorted(all_of_run, key=lambda own: own["name"]),
         "git_commit": git_commit(),
         "versions": versions(),
     }
-    started, all_of_run = time.monotonic(), states + earlier
+    started = time.monotonic()
     print(f"{len(paths)} notebooks into {folder}", flush=True)
 
     def save() -> None:

@@ -227,11 +227,10 @@ def _cached_views(
 
 def fingerprint(pages: Sequence[Page], settings: Settings) -> dict:
     """What says, ready for JSON, that a result is of these settings, weights and images."""
-    hashed = [hashlib.sha256(np.ascontiguousarray(page.image)).hexdigest() for page in pages]
-    images = [[page.path.name, own] for page, own in zip(pages, hashed, strict=True)]
-    known, weights = asdict(settings), Path(settings.weights)
-    if settings.weights == "handwriting":
-        weights = model.SHIPPED.get(settings.width, weights)
+    known, weights, images = asdict(settings), model.weights_file(settings), []
+    for page in pages:
+        content = hashlib.sha256(np.ascontiguousarray(page.image))
+        images.append([page.path.name, content.hexdigest()])
     if weights.is_file():  # the name stays where the content changes
         known["weights"] = hashlib.sha256(weights.read_bytes()).hexdigest()
     return {"settings": known, "pages": images}

@@ -389,6 +389,7 @@ def test_cross_validation_goes_on_after_a_kill(digits, quick, tmp_path, counted)
     assert counted == ["digits-3-1-fold0", "digits-3-1-fold1"]
     result, odds = folds.cross_validate(digits, quick, 2, tmp_path, **how)
     assert counted[2:] == ["digits-3-1-fold1"]  # the first is not trained again
+    assert not list(tmp_path.glob("*/training"))  # nor are checkpoints of what is done kept
     # Page 03 ends blank: its last third has 357 px of ink, where all three have 3,915 on average.
     assert result["fold"].tolist() == [0] * 12 + [1] * 11
     assert result["part"].tolist() == ["whole"] * 3 + ["third"] * 9 + ["whole"] * 3 + ["third"] * 8

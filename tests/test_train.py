@@ -457,6 +457,7 @@ def test_kills_were_in_mid_epoch(killed):
 def test_killed_in_both_phases_and_run_again(killed, digits, cached, straight):
     folder = killed[0] / "cached"
     check_same(train.train(digits, cached, folder, progress=False), straight[0])
+    assert files(folder) == straight[1]
 
 
 def test_killed_in_the_original_s_phase_1_and_run_again(
