@@ -95,7 +95,7 @@ class Baseline:
 
 
 def _network(n_classes: int, settings: Settings) -> tuple[keras.Model, keras.Model]:
-    """(to logits, to VLAD): `vlad.whole_strips` from [features, ink], named as `vlad` asks."""
+    """(to logits, to VLAD): `vlad.build` from [features, ink], named as `vlad` asks."""
     inputs = [keras.Input((None, None, 128), batch_size=1), keras.Input((None, None), batch_size=1)]
     shape = settings.codebooks, settings.clusters, settings.components
     sums = vlad.Vlad(1, *shape, name="vlad_sift")(inputs)

@@ -40,7 +40,7 @@ from digitlib.pages import read_json
 from digitlib.parameters import read_profile
 from digitlib.pictures_of_runs import cost_of_classes, cost_of_labels
 from digitlib.predict import reader, without_keras
-from digitlib.report import device, repeatedly, run_folder
+from digitlib.report import device_name, repeatedly, run_folder
 from digitlib.results import combine
 from digitlib.settings import Settings
 
@@ -339,7 +339,7 @@ def bench(
     files = image_files(images)
     files = files[:: -(-len(files) // (4 if quick else 24))]
     pages = [read_page(file) for file in files]  # one that cannot be read is named at once
-    found = {"device": device(), "images": len(files)}
+    found = {"device": device_name(), "images": len(files)}
     if folder and not classes and "growth" in (before := read_json(folder / FOUND)):
         found["growth"] = before["growth"]  # an hour's work: it stays till it is measured again
 
@@ -361,7 +361,7 @@ def bench(
     return found
 
 
-def found(run: str, dataset: str, names: Sequence[str]) -> dict:
+def results(run: str, dataset: str, names: Sequence[str]) -> dict:
     """What `bench` left in reports/``run``; where it left nothing, a quick one of ``names``.
 
     That labels test images of the data set ``dataset``.

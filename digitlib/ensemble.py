@@ -38,7 +38,7 @@ def vote(network: keras.Model, page: Page, settings: Settings) -> Votes:
     def label(*inputs: np.ndarray) -> np.ndarray:
         return np.asarray(network.predict_on_batch(list(inputs) if len(inputs) > 1 else inputs[0]))
 
-    way = predict.whole_strips if settings.pooling == "vlad" else predict.patch_by_patch
+    way = predict.strip_by_strip if settings.pooling == "vlad" else predict.patch_by_patch
     logits, (own, centres) = way(label, items, settings), zip(*items, strict=True)
     return Votes(list(own), list(centres), logits, time.perf_counter() - start)
 

@@ -35,7 +35,7 @@ Label = Callable[[list[Page]], tuple[pd.DataFrame, np.ndarray]]  # `ensemble.eva
 # --- Bands ------------------------------------------------------------------------------------
 
 
-def band(image: np.ndarray, fold: int, folds: int, height: int) -> tuple[int, int]:
+def held_rows(image: np.ndarray, fold: int, folds: int, height: int) -> tuple[int, int]:
     """(top, bottom): rows that ``fold`` of ``folds`` holds out of a page (h, w) uint8.
 
     Bands of about ``height`` px, evenly spaced down the page, their edges moved between lines where
@@ -65,7 +65,7 @@ def held_out(dataset: Dataset, fold: int, folds: int, height: int = 300) -> Data
     train, test = [], []
     for page in dataset.train:
         try:
-            top, bottom = band(page.image, fold, folds, height)
+            top, bottom = held_rows(page.image, fold, folds, height)
         except Problem as problem:
             raise Problem(f"{page.path}: {problem}") from None
         test.append(part_of(page, top, bottom))

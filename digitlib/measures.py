@@ -68,16 +68,14 @@ def faded(image: np.ndarray, seed: int = 1) -> np.ndarray:
     return np.clip(np.rint(grey), 0, 255).astype(np.uint8)
 
 
-def found(mask: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+def recall_and_precision(mask: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
     """How much of the writing ``truth`` a ``mask`` finds, and how much of the mask is writing.
 
     Both bool (h, w). Two pixels of doubt about the edge of a stroke are no error.
     """
     near = cv2.dilate(truth.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
-    return {
-        "found": float((mask & truth).sum() / max(truth.sum(), 1)),
-        "right": float((mask & near).sum() / max(mask.sum(), 1)),
-    }
+    recall = (mask & truth).sum() / max(truth.sum(), 1)
+    return float(recall), float((mask & near).sum() / max(mask.sum(), 1))
 
 
 def _boxes(shape: tuple[int, int], centres: np.ndarray, size: int) -> np.ndarray:

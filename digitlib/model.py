@@ -183,7 +183,7 @@ def whole_strips(
         within.set_weights([kernel.sum(axis=2, keepdims=True), *others])
     maps = {name: within.get_layer(name).output for name in settings.vlad_layers.split()}
     reader = keras.Model(within.input, maps, name="trunk")
-    return vlad.whole_strips(reader, n_classes, settings)
+    return vlad.build(reader, n_classes, settings)
 
 
 class _Grey(keras.layers.Conv2D):

@@ -38,7 +38,7 @@ def ensemble_of(page: Page, settings: Settings) -> Ensemble:
     return [(strip, ensemble_centres(strip, settings, i)) for i, strip in items]
 
 
-def whole_strips(network: Callable, items: Ensemble, settings: Settings) -> np.ndarray:
+def strip_by_strip(network: Callable, items: Ensemble, settings: Settings) -> np.ndarray:
     """Logits (n_strips, 1, classes) by STRIPS; ``network``: an `Engine`, or called like one."""
     return np.stack([network(*network_inputs(strip.image, settings)) for strip, _ in items])
 
@@ -59,7 +59,7 @@ def one_pass(engine: Engine, items: Ensemble, settings: Settings) -> np.ndarray:
     return np.concatenate([engine(image[None], shares[None]) for image, shares in inputs])
 
 
-WAYS = {STRIPS: whole_strips, PATCHES: patch_by_patch, ONE_PASS: one_pass}
+WAYS = {STRIPS: strip_by_strip, PATCHES: patch_by_patch, ONE_PASS: one_pass}
 
 
 def without_keras(settings: Settings) -> list[str]:

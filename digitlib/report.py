@@ -83,7 +83,7 @@ def git_commit() -> str | None:
     return answer.stdout.strip() or None
 
 
-def device() -> str:
+def device_name() -> str:
     """The device that Keras computes on, if this process has loaded Keras, else the CPU."""
     cpu = f"cpu ({digitlib.cores()} cores, {platform.machine()})"
     keras = sys.modules.get("keras")
@@ -123,7 +123,7 @@ def record(run: str, notebook: str, numbers: Mapping[str, Any], parameters: Any)
         "recorded": now(),
         "git_commit": git_commit(),
         "versions": versions(),
-        "device": device(),
+        "device": device_name(),
         "wall_seconds": round(time.time() - psutil.Process().create_time(), 1),
         "peak_memory_mb": round(peak_memory_mb()),
     }
@@ -385,7 +385,7 @@ def run_report(
     finally:
         metrics = read_json(folder / "metrics.json")
         used = [str(entry.get("device")) for entry in recorded(metrics).values()]
-        state["device"] = next((name for name in used if "gpu" in name), device())
+        state["device"] = next((name for name in used if "gpu" in name), device_name())
         save()
         keep = {key: state[key] for key in ("status", "seconds", "peak_memory_mb", "device")}
         write_json(folder / "metrics.json", metrics | {"run": run} | keep)

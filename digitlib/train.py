@@ -68,6 +68,17 @@ class _Bar(keras.callbacks.Callback):
         self.bar.update()
 
 
+class _AsTrained(keras.callbacks.Callback):
+    """Keeps the weights that an epoch ends with: `fit` then puts their average in their place."""
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        self.weights = list(map(keras.ops.convert_to_numpy, self.model.trainable_variables))
+
+    def put_back(self) -> None:
+        for item, value in zip(self.model.trainable_variables, self.weights, strict=True):
+            item.assign(value)
+
+
 @dataclass
 class Checkpoints:
     """State of an unfinished training in ``folder``: the JSON file is renamed last, and rules."""
@@ -126,8 +137,13 @@ def _fit(
     settings: Settings,
     progress: bool,
 ) -> None:
-    """Run a phase from its last checkpoint to its end; leave the best weights in ``network``."""
+    """Run a phase from its last checkpoint to its end; leave the best weights in ``network``.
+
+    Phase 2 averages them over its last steps; that is what is validated and left. Checkpoints hold
+    both, the average in the optimizer's state.
+    """
     head = phase == 1
+    averaging = 0.0 if head else settings.averaging
     epochs = settings.head_epochs if head else settings.tune_epochs
     rate = settings.head_rate if head else settings.tune_rate
     smoothing = settings.head_smoothing if head else settings.tune_smoothing
@@ -141,7 +157,7 @@ def _fit(
         return keras.losses.categorical_crossentropy(wanted, logits, from_logits=True)
 
     network.compile(
-        keras.optimizers.Adam(rate),
+        keras.optimizers.Adam(rate, use_ema=averaging > 0, ema_momentum=averaging),
         loss=loss,
         metrics=["sparse_categorical_accuracy"],
         jit_compile=model.jit_pays(),
@@ -167,16 +183,16 @@ def _fit(
             start = time.perf_counter()
             network.optimizer.learning_rate = now
             dropout.seed_generator.state.assign([settings.seed, 1000 * phase + epoch])
-            logs = network.fit(
-                batches(epoch),
-                validation_data=validation,
-                validation_batch_size=256,
-                shuffle=False,
-                verbose=0,
-                callbacks=[_Bar(bar)],
-            ).history
-            row = {key: float(values[-1]) for key, values in logs.items()}
-            row = {key.replace("sparse_categorical_", ""): value for key, value in row.items()}
+            as_trained = _AsTrained()
+            callbacks = [_Bar(bar), as_trained] if averaging else [_Bar(bar)]
+            how = {"shuffle": False, "verbose": 0, "callbacks": callbacks}
+            logs = network.fit(batches(epoch), **how).history
+            held = network.evaluate(*validation, batch_size=256, verbose=0, return_dict=True)
+            if averaging:
+                as_trained.put_back()
+            row = {name: values[-1] for name, values in logs.items()}
+            row |= {f"val_{name}": value for name, value in held.items()}
+            row = {key.replace("sparse_categorical_", ""): float(row[key]) for key in row}
             seconds = time.perf_counter() - start
             checkpoints.add(
                 network,
@@ -186,6 +202,7 @@ def _fit(
     best = checkpoints.of(phase)[-1] if cosine and epochs else checkpoints.best(phase)
     if best:
         network.load_weights(checkpoints.weights(best))
+        network.optimizer.finalize_variable_values(network.trainable_variables)  # the average
 
 
 def _view(

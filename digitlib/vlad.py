@@ -181,7 +181,7 @@ def labelled(vector: keras.KerasTensor, name: str, n_classes: int, settings: Set
     return keras.layers.Dense(n_classes, name=f"logits_{name}")(vector)
 
 
-def whole_strips(core: keras.Model, n_classes: int, settings: Settings) -> keras.Model:
+def build(core: keras.Model, n_classes: int, settings: Settings) -> keras.Model:
     """A strip (`strips.network_inputs`) -> logits (1, classes): each layer's VLAD, labelled.
 
     ``core``: a backbone for grey input of any size, whose output is a dictionary of layers. The
@@ -294,7 +294,7 @@ def fit(
     settings: Settings,
     progress: bool = True,
 ) -> None:
-    """Learn everything in ``network`` (`whole_strips`) but the backbone, from ``pages``.
+    """Learn everything in ``network`` (of `build`) but the backbone, from ``pages``.
 
     Examples: windows down each page and down its variations, of a strip's height and a third of it.
     A linear SVM, one class against the rest (scikit-learn's LinearSVC), on whitened VLAD vectors

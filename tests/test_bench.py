@@ -126,4 +126,4 @@ def test_a_bench_that_is_there_is_read_and_not_run(home, monkeypatch):
     file.parent.mkdir(parents=True)
     file.write_text('{"images": 4}')
     monkeypatch.setattr(bench, "bench", None)
-    assert bench.found("bench", "hands", ["none"]) == {"images": 4}
+    assert bench.results("bench", "hands", ["none"]) == {"images": 4}

@@ -58,22 +58,22 @@ PAGE = written(900, range(40, 880, 90))  # lines at 40 to 60, 130 to 150, …, 8
 def test_bands_end_between_lines():
     # Rows 300 and 600 are wished for; with what is written smoothed over 9 rows, an edge keeps 4 px
     # from a line. 220 to 240, 310 to 330: 300 is free. 580 to 600: 604 is the nearest that is.
-    assert folds.band(PAGE, 0, 3, 300) == (0, 300)
-    assert folds.band(PAGE, 1, 3, 300) == (300, 604)
-    assert folds.band(PAGE, 2, 3, 300) == (604, 900)
+    assert folds.held_rows(PAGE, 0, 3, 300) == (0, 300)
+    assert folds.held_rows(PAGE, 1, 3, 300) == (300, 604)
+    assert folds.held_rows(PAGE, 2, 3, 300) == (604, 900)
     lower = written(900, range(20, 880, 90))  # 290 to 310: to 314, not to 285
-    assert folds.band(lower, 0, 3, 300) == (0, 314)
+    assert folds.held_rows(lower, 0, 3, 300) == (0, 314)
 
 
 def test_one_fold_is_the_top_of_the_page():
-    assert folds.band(PAGE, 0, 1, 300) == (0, 300)
+    assert folds.held_rows(PAGE, 0, 1, 300) == (0, 300)
     held = folds.held_out(of_pages(page(PAGE)), 0, 1)
     assert [p.image.shape[0] for p in held.test + held.train] == [300, 600]
 
 
 def test_a_blank_page_is_cut_where_it_was_wished():
     blank = np.full((900, 50), 255, np.uint8)
-    assert [folds.band(blank, fold, 3, 200) for fold in range(3)] == [
+    assert [folds.held_rows(blank, fold, 3, 200) for fold in range(3)] == [
         (0, 200),
         (350, 550),
         (700, 900),
@@ -93,7 +93,7 @@ def test_a_blank_page_is_cut_where_it_was_wished():
 )
 def test_pages_that_are_too_low(rows, fold, n, height):
     with pytest.raises(Problem, match="use fewer FOLDS"):
-        folds.band(np.full((rows, 50), 255, np.uint8), fold, n, height)
+        folds.held_rows(np.full((rows, 50), 255, np.uint8), fold, n, height)
 
 
 def test_the_page_that_is_too_low_is_named():

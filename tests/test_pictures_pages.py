@@ -77,14 +77,14 @@ def test_clahe_only_lifts_black_on_a_1_bit_scan():
     assert table.loc["blur", "largest"] > 8 and table.loc["the scans", "levels"] == 2
 
 
-def test_found():
+def test_recall_and_precision():
     truth = np.zeros((10, 10), bool)
     truth[4, 4:6] = True
-    assert measures.found(truth, truth) == {"found": 1, "right": 1}
-    assert measures.found(~truth & False, truth) == {"found": 0, "right": 0}
+    assert measures.recall_and_precision(truth, truth) == (1, 1)
+    assert measures.recall_and_precision(~truth & False, truth) == (0, 0)
     mask = truth.copy()
     mask[4, 4], mask[2, 4], mask[9, 9] = False, True, True  # missed, near, far
-    assert measures.found(mask, truth) == {"found": 0.5, "right": 2 / 3}
+    assert measures.recall_and_precision(mask, truth) == (0.5, 2 / 3)
 
 
 def test_faded_is_darker_to_the_right_and_repeats():

@@ -23,7 +23,7 @@ from digitlib.__main__ import main
 from digitlib.engine import Engine
 from digitlib.evaluate import read_result_csv
 from digitlib.patches import cut_all, windows
-from digitlib.predict import chosen, ensemble_of, patch_by_patch, predict_files, whole_strips
+from digitlib.predict import chosen, ensemble_of, patch_by_patch, predict_files, strip_by_strip
 from digitlib.settings import Settings
 from digitlib.strips import GRID, WIDE, Strip, enhance, network_inputs
 
@@ -404,7 +404,7 @@ def test_a_layer_that_fills_memory_is_not_run(whole, hands, monkeypatch):
     monkeypatch.setattr(engine, "MOST_VALUES", 1000)
     items = ensemble_of(hands.test[0], whole[1])
     with pytest.raises(Problem, match="fills memory"):
-        whole_strips(Engine(whole[2]), items, whole[1])
+        strip_by_strip(Engine(whole[2]), items, whole[1])
 
 
 def test_inputs_that_a_graph_has_not_are_a_problem(whole):
@@ -509,7 +509,7 @@ def test_other_weights_give_other_labels(whole, hands, tmp_path):
             layer.set_weights([values[..., ::-1] for values in layer.get_weights()])
     turned = model.save(other, hands.classes, settings, tmp_path / "model.keras")
     one, two = (
-        whole_strips(Engine(p, precision="f32"), ensemble_of(hands.test[0], settings), settings)[
+        strip_by_strip(Engine(p, precision="f32"), ensemble_of(hands.test[0], settings), settings)[
             0, 0
         ]
         for p in (path, turned)

@@ -44,6 +44,7 @@ PUBLISHED = {
     "tune_layers": 40,
     "tune_rate": 2e-5,
     "tune_smoothing": 0.03,
+    "averaging": 0.0,
     "patience": 5,
     "n_patches": 35,
     "n_even": 15,

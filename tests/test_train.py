@@ -311,6 +311,22 @@ def test_phase_2_trains_the_last_layers_and_no_batchnorm(straight, untrained, ca
     assert sum("BN" not in name for name in convolutions) >= 4  # so that there was what to train
 
 
+def test_phase_2_leaves_the_average_of_its_steps(digits, cached, tmp_path):
+    """Of two steps, by what one and two leave without averaging: 0.75 and 0.25 of each."""
+
+    def weights(steps: int, averaging: float) -> list[np.ndarray]:
+        how = {"steps": steps, "averaging": averaging, "tune_epochs": 1}
+        settings, folder = dataclasses.replace(cached, **how), tmp_path / f"{steps}-{averaging}"
+        return train.train(digits, settings, folder, progress=False).network.get_weights()
+
+    first, second, averaged = weights(1, 0.0), weights(2, 0.0), weights(2, 0.75)
+    moved = [not np.array_equal(a, b) for a, b in zip(first, second, strict=True)]
+    assert any(moved)
+    for one, two, mean in zip(first, second, averaged, strict=True):
+        if np.issubdtype(one.dtype, np.floating):
+            np.testing.assert_allclose(mean, 0.75 * one + 0.25 * two, rtol=1e-5, atol=1e-7)
+
+
 def test_the_best_weights_are_restored(straight, digits, cached):
     trained, _ = straight
     images, labels = held_out(digits, cached)
