@@ -187,6 +187,8 @@ def _fit(
             callbacks = [_Bar(bar), as_trained] if averaging else [_Bar(bar)]
             how = {"shuffle": False, "verbose": 0, "callbacks": callbacks}
             logs = network.fit(batches(epoch), **how).history
+            # Copies: JAX reuses the arrays that it evaluates, which the optimizer still needs.
+            network.set_weights(network.get_weights())
             held = network.evaluate(*validation, batch_size=256, verbose=0, return_dict=True)
             if averaging:
                 as_trained.put_back()
