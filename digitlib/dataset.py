@@ -210,7 +210,9 @@ def _images(folder: Path, needed: bool = True) -> list[Path]:
     if not needed and not folder.exists():
         return []
     if not folder.is_dir():
-        raise Problem(f"{folder}: no such folder; put images there, named {NAMING}")
+        without = ", or run what needs none: report --notebooks '03 08'"
+        cure = f"put images there, named {NAMING}{without if folder.name == 'test' else ''}"
+        raise Problem(f"{folder}: no such folder; {cure}")
     try:
         found = sorted(
             path
