@@ -21,9 +21,9 @@ SHOWN = 40  # labels that `predict` prints; all are in its file
 MOST_SAID = 10_000  # characters of an error
 EXAMPLES = """examples:
   python -m digitlib report                                  the quick profile on generated digits
-  python -m digitlib check my_pages/                         are your own images fit? in seconds
+  python -m digitlib check my_pages/                         check your own images, in seconds
   python -m digitlib report --dataset my_pages/              the same report on them
-  python -m digitlib report -p N_PATCHES 50 --run fifty      one parameter changed, in reports/
+  python -m digitlib report -p N_PATCHES 50 --run fifty      one parameter changed, in reports/fifty
   python -m digitlib report --list                           the profiles and parameters there are
   python -m digitlib predict strip.png --out result.csv      label images with the shipped model
 """
@@ -312,7 +312,7 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     sub.add_argument(
         "--sure", type=confidence, metavar="CONFIDENCE",
-        help="0 to 1: from which on an answer counts as sure (default: what the model's card says)",
+        help="the lowest confidence, 0 to 1, that counts as sure (default: what the model's card says)",
     )  # fmt: skip
 
     sub = command(bench, "Measure what a label costs, next to the published procedure.")

@@ -103,7 +103,7 @@ def confusion_matrix(result: pd.DataFrame, classes: Sequence[str]) -> Figure:
         axis.grid(False)
     else:
         _cells(axis, result, labels)
-    every = 1 if k <= 80 else next(e for e in (5, 10, 20, 50, 100, k) if k / e <= 40)
+    every = next(e for e in (1, 2, 5, 10, 20, 50, 100, k) if k / e <= 40)
     ticks, names = np.arange(0, k, every) + 0.5, [shorten(label) for label in labels[::every]]
     size, narrow = min(10, 430 * every / k), k <= 25 and max(map(len, labels)) <= 3
     axis.set_xticks(ticks, names, rotation=0 if narrow else 90, fontsize=size)
@@ -145,17 +145,20 @@ def coverage_plot(curve: pd.DataFrame, threshold: float) -> Figure:
     """Accuracy among the answered images against their share; a dot at ``threshold``."""
     fig, axis = plt.subplots(figsize=(0.8 * WIDTH, 3.8))
     axis.plot(curve["coverage"], curve["accuracy"], drawstyle="steps-post")
-    axis.plot(curve["coverage"].iloc[-1], curve["accuracy"].iloc[-1], "o", color=RIGHT)
+    axis.plot(curve["coverage"].iloc[-1], curve["accuracy"].iloc[-1], "o", label="all answered")
     title = f"No image has a confidence of {threshold:.0%} or more: none is answered"
     if len(answered := curve[curve["threshold"] >= threshold]):
         at = answered.iloc[-1]
-        axis.plot(at["coverage"], at["accuracy"], "o", color=WRONG, markersize=9)
+        axis.plot(
+            at["coverage"], at["accuracy"], "o", color=WRONG, markersize=9, label="the threshold"
+        )
         title = (
             f"Answered at a confidence of {threshold:.0%} or more: {at['coverage']:.0%} of images\n"
             f"{at['accuracy']:.1%} of them right, {at['errors']:.0f} wrong"
         )
     axis.set(xlim=(0, 1.02), xlabel="answered (share of the images)", title=title)
     axis.set(ylim=(min(0.9, curve["accuracy"].min()) - 0.02, 1.01), ylabel="right among them")
+    axis.legend(loc="lower left")
     for side in (axis.xaxis, axis.yaxis):
         side.set_major_formatter(PercentFormatter(1, decimals=0))
     return fig
@@ -280,7 +283,7 @@ def vote_maps(
         axis.scatter(*centres.T, s=15 + 120 * odds.max(axis=1), c=colours, alpha=0.75, lw=0)
         row = result.iloc[i]
         axis.set_title(
-            f"{what}: {shorten(row['filename'], 24)}, taken for {shorten(row['predicted'])} at "
+            f"{what}: {shorten(row['filename'], 24)}, labelled {shorten(row['predicted'])} at "
             f"{row['confidence']:.0%}; {votes_right.sum()} of {len(votes_right)} patches right",
             fontsize=9,
         )

@@ -112,6 +112,7 @@ def sure_figure(answers: Mapping[str, pd.DataFrame], threshold: float) -> Figure
             if name != list(answers)[-1]:
                 wrong = (table["actual"] != table["predicted"]).to_numpy(bool)
                 axis.plot(doubt[wrong], share[wrong], "x", color=colour)
+    axis.plot([], [], "x", color=NEUTRAL, label="wrong answer")
     if threshold <= 1:
         axis.axvline(max(1 - threshold, LEAST_DOUBT), ls="--", color=NEUTRAL, label="threshold")
     surest = max(table["confidence"].max() for table in known.values())
@@ -121,9 +122,8 @@ def sure_figure(answers: Mapping[str, pd.DataFrame], threshold: float) -> Figure
     axis.set_xscale("log")
     axis.set_xticks([0.5, *decades], ["0.5", *labels])
     axis.minorticks_off()
-    axis.set(
-        xlim=(1, 10.0**-end), xlabel="confidence", ylim=(-0.02, 1.02), ylabel="at least so sure"
-    )
+    axis.set(xlim=(1, 10.0**-end), xlabel="confidence")
+    axis.set(ylim=(-0.02, 1.02), ylabel="share at least as sure")
     axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return fig

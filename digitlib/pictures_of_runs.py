@@ -173,7 +173,11 @@ def cost_of_labels(table: pd.DataFrame) -> Figure:
 def cost_of_classes(table: pd.DataFrame) -> Figure:
     """Training time a class, time a label and peak memory against the number of classes (log)."""
     fig, axes = plt.subplots(1, 3, figsize=(WIDTH, 3.2))
-    columns = {"seconds_a_class": "s of training a class", "ms": "ms a label", "peak_mb": "MB"}
+    columns = {
+        "seconds_a_class": "training, s a class",
+        "ms": "a label, ms",
+        "peak_mb": "peak memory, MB",
+    }
     for axis, (column, name) in zip(axes, columns.items(), strict=True):
         axis.plot(table["classes"], table[column], "o-")
         axis.set_xscale("log")
