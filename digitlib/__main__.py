@@ -312,7 +312,7 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     sub.add_argument(
         "--sure", type=confidence, metavar="CONFIDENCE",
-        help="the lowest confidence, 0 to 1, that counts as sure (default: what the model's card says)",
+        help="lowest confidence, 0 to 1, that counts as sure (default: as the model's card says)",
     )  # fmt: skip
 
     sub = command(bench, "Measure what a label costs, next to the published procedure.")

@@ -145,7 +145,8 @@ def coverage_plot(curve: pd.DataFrame, threshold: float) -> Figure:
     """Accuracy among the answered images against their share; a dot at ``threshold``."""
     fig, axis = plt.subplots(figsize=(0.8 * WIDTH, 3.8))
     axis.plot(curve["coverage"], curve["accuracy"], drawstyle="steps-post")
-    axis.plot(curve["coverage"].iloc[-1], curve["accuracy"].iloc[-1], "o", label="all answered")
+    all_of_them = curve[["coverage", "accuracy"]].iloc[-1]
+    axis.plot(*all_of_them, "o", color=RIGHT, label="all answered")
     title = f"No image has a confidence of {threshold:.0%} or more: none is answered"
     if len(answered := curve[curve["threshold"] >= threshold]):
         at = answered.iloc[-1]
