@@ -63,8 +63,8 @@ def write_json(path: Path, value: Any) -> None:
         aside.write_text(text + "\n", encoding="utf-8")
 
 
-def progress_bar(items: Any = None, progress: bool = True, **how: Any) -> Any:
-    """A tqdm bar that goes when it is done; none without ``progress`` or where TQDM_DISABLE is set.
+def progress_bar(items: Any = None, **how: Any) -> Any:
+    """A tqdm bar that goes when it is done; none where TQDM_DISABLE is set.
 
     ``how``: tqdm's own desc, total, unit and so on.
     """
@@ -73,5 +73,5 @@ def progress_bar(items: Any = None, progress: bool = True, **how: Any) -> Any:
     else:
         from tqdm import tqdm  # and imported in half the time
 
-    hidden = not progress or bool(os.environ.get("TQDM_DISABLE"))
+    hidden = bool(os.environ.get("TQDM_DISABLE"))  # tqdm's widgets do not heed it by themselves
     return tqdm(items, disable=hidden, leave=False, **how)

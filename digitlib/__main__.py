@@ -98,14 +98,14 @@ def generate(args: argparse.Namespace) -> int:
     from digitlib.handwriting import folder_of, write_dataset
 
     folder = args.out or folder_of(args.kind, args.classes, args.seed)
-    print(write_dataset(args.kind, folder, args.classes, args.seed, progress=True))
+    print(write_dataset(args.kind, folder, args.classes, args.seed))
     return 0
 
 
 def fetch(args: argparse.Namespace) -> int:
     from digitlib.fetch import fetch_reference
 
-    print(fetch_reference(args.out or digitlib.DATA / "reference", progress=True))
+    print(fetch_reference(args.out or digitlib.DATA / "reference"))
     return 0
 
 

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import cv2
@@ -24,7 +23,7 @@ from digitlib.settings import Settings
 from digitlib.strips import enhance, first_lines, network_input, strip_tops
 
 LARGEST = 20.0  # px of the page: wider keypoints are gaps between words or lines, not strokes
-REACH = 5  # px of the input: a keypoint in the bend of a stroke lies beside the ink
+BORDER = 5  # px of the input: a keypoint in the bend of a stroke lies beside the ink
 WORKERS = 2  # threads: at full scale, SIFT holds some 300 MB for a page
 
 
@@ -36,7 +35,7 @@ def keypoints(image: np.ndarray, settings: Settings) -> tuple[np.ndarray, np.nda
     """
     scan = enhance(image, replace(settings, fit_height=False))
     grey, writing = network_input(scan, settings)
-    near = cv2.dilate(writing, np.ones((REACH, REACH), np.uint8))
+    near = cv2.dilate(writing, np.ones((BORDER, BORDER), np.uint8))
     found, descriptors = cv2.SIFT_create().detectAndCompute(grey, near)
     places = np.array([(*point.pt, point.size) for point in found], np.float32).reshape(-1, 3)
     places /= settings.scale
@@ -47,13 +46,13 @@ def keypoints(image: np.ndarray, settings: Settings) -> tuple[np.ndarray, np.nda
 
 
 def _keypoints_of(
-    pages: Sequence[Page], settings: Settings, progress: bool, what: str
+    pages: Sequence[Page], settings: Settings, what: str
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """`keypoints` of each page, in order."""
     cv2.setNumThreads(1)  # its threads fight with these over the cores
     with ThreadPoolExecutor(WORKERS) as pool:
         found = pool.map(lambda page: keypoints(page.image, settings), pages)
-        yield from progress_bar(found, progress, desc=what, unit="page", total=len(pages))
+        yield from progress_bar(found, desc=what, unit="page", total=len(pages))
 
 
 def _batch(descriptors: np.ndarray) -> list[np.ndarray]:
@@ -70,24 +69,22 @@ class Baseline:
     settings: Settings
     seconds: float  # that fitting took
 
-    def probabilities(self, pages: Sequence[Page], progress: bool = True) -> np.ndarray:
+    def probabilities(self, pages: Sequence[Page]) -> np.ndarray:
         """(n, classes): softmax of the SVM's scores; all alike where there is no keypoint."""
         logits = np.zeros((len(pages), self.network.output_shape[-1]))
-        found = _keypoints_of(pages, self.settings, progress, "labelling")
+        found = _keypoints_of(pages, self.settings, "labelling")
         for row, (_, descriptors) in zip(logits, found, strict=True):
             if len(descriptors):
                 row[:] = np.asarray(self.network.predict_on_batch(_batch(descriptors)))[0]
         return softmax(logits)
 
-    def evaluated(
-        self, pages: Sequence[Page], progress: bool = True
-    ) -> tuple[pd.DataFrame, np.ndarray]:
+    def evaluated(self, pages: Sequence[Page]) -> tuple[pd.DataFrame, np.ndarray]:
         """(result table, probabilities (n, classes)) of ``pages``.
 
         They are labelled side by side, so the table's ``seconds`` are their mean.
         """
         start = time.perf_counter()
-        shares = self.probabilities(pages, progress)
+        shares = self.probabilities(pages)
         each = (time.perf_counter() - start) / len(pages)
         names, labels = zip(*((page.path.name, page.label) for page in pages), strict=True)
         table = evaluate.result_table(names, labels, shares, self.classes)
@@ -103,9 +100,7 @@ def _network(n_classes: int, settings: Settings) -> tuple[keras.Model, keras.Mod
     return keras.Model(inputs, logits), keras.Model(inputs, sums)
 
 
-def fit(
-    pages: Sequence[Page], classes: list[str], settings: Settings, progress: bool = True
-) -> Baseline:
+def fit(pages: Sequence[Page], classes: list[str], settings: Settings) -> Baseline:
     """Learn codebooks, whitening and SVM from windows of a strip's height down ``pages``.
 
     Heeds enhancement, scale, strip height and step, text, seed, and codebooks to svm_c. What SPLIT
@@ -113,7 +108,7 @@ def fit(
     """
     start = time.perf_counter()
     pages = [first_lines(page, settings.text) for page in pages]
-    found = list(_keypoints_of(pages, settings, progress, "SIFT"))
+    found = list(_keypoints_of(pages, settings, "SIFT"))
     network, sums = _network(len(classes), settings)
     rng = np.random.default_rng([settings.seed, 600])
     share = -(-vlad.LEARNT_FROM // max(len(pages), 1))
@@ -123,7 +118,7 @@ def fit(
     learner, height = vlad.Labels(network, "sift", settings), settings.strip_height
     number, labels = {label: i for i, label in enumerate(classes)}, set()
     windows = zip(pages, found, strict=True)
-    for page, (places, descriptors) in progress_bar(windows, progress, desc="VLAD", unit="page"):
+    for page, (places, descriptors) in progress_bar(windows, desc="VLAD", unit="page"):
         for top in strip_tops(page.image.shape[0], height, settings.strip_step):
             inside = (top <= places[:, 1]) & (places[:, 1] < top + height)
             if inside.any():
@@ -136,7 +131,7 @@ def fit(
     return Baseline(network, classes, settings, time.perf_counter() - start)
 
 
-def learn(dataset: Dataset, settings: Settings, folder: Path, progress: bool) -> Label:
+def learn(dataset: Dataset, settings: Settings, folder: Path) -> Label:
     """What labels images, for `folds.cross_validate`; nothing is kept in ``folder``."""
-    fitted = fit(dataset.train, dataset.classes, settings, progress)
-    return partial(fitted.evaluated, progress=progress)
+    fitted = fit(dataset.train, dataset.classes, settings)
+    return fitted.evaluated

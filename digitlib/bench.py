@@ -86,7 +86,7 @@ def original(network, settings: Settings) -> Callable[[Path], np.ndarray]:
 
     def label(file: Path) -> np.ndarray:
         image = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_GRAYSCALE)
-        strip = strips.Strip(strips.enhance(image, settings), "", 0, file.name)
+        strip = strips.Strip(strips.enhance(image, settings), "", 0)
         centres = patches.ensemble_centres(strip, settings, 0)
         batch = patches.cut_all(strip, centres, settings)
         return combine(network.predict(batch, batch_size=len(batch), verbose=0)[None])
@@ -120,7 +120,7 @@ def _published(files: Sequence[Path], classes: list[str]) -> Row:
     return timed("the original's procedure", label, files, classes)
 
 
-def compared(files: Sequence[Path], names: Sequence[str] = (), progress: bool = True) -> list[dict]:
+def compared(files: Sequence[Path], names: Sequence[str] = ()) -> list[dict]:
     """A row a procedure: what `Row` has but its labels, times (as fast as the original's, by ms),
     cpu_times (by cpu_ms), same and n: how many labels are those of Keras, of how many.
 
@@ -137,7 +137,7 @@ def compared(files: Sequence[Path], names: Sequence[str] = (), progress: bool = 
         ways = {name: without_keras(shipped.read_card(path)[1]) for name, path in jobs.items()}
         ways |= {name: [*own, "keras"] for name, own in ways.items() if name != "paper"}
         total = 1 + sum(map(len, ways.values()))
-        bar = progress_bar(None, progress, total=total, desc="bench", unit="procedure")
+        bar = progress_bar(None, total=total, desc="bench", unit="procedure")
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
             base = pool.submit(_published, files, classes).result()
 
@@ -180,7 +180,7 @@ def _a_second(make: Callable[[int], int], n: int, rounds: int = 5) -> float:
     return statistics.median(rates)
 
 
-def pipeline(pages: Sequence[Page], progress: bool = True) -> list[dict]:
+def pipeline(pages: Sequence[Page]) -> list[dict]:
     """A row a way to make training patches of strips: name, patches_a_second, times; the last also
     step_ms and batch_ms: what a batch takes its network, and what making it takes.
 
@@ -207,7 +207,7 @@ def pipeline(pages: Sequence[Page], progress: bool = True) -> list[dict]:
     # What feeds on the last of them.
     network, batch, steps = model.build(len(classes), how).whole, stream[0], []
     network.compile("adam", "sparse_categorical_crossentropy", jit_compile=model.jit_pays())
-    for _ in progress_bar(range(8), progress, desc="training steps", unit="step"):
+    for _ in progress_bar(range(8), desc="training steps", unit="step"):
         start = time.perf_counter()
         network.train_on_batch(*batch)
         steps.append(1000 * (time.perf_counter() - start))
@@ -231,16 +231,16 @@ def _most_memory() -> Iterator[list[int]]:
         yield most
 
 
-def _grown(classes: int, progress: bool) -> dict:
+def _grown(classes: int) -> dict:
     """What `growth` says of one number of ``classes``; for a process of its own."""
     from digitlib.train import train
 
     changed = LEAN | {"DATASET": "hands", "CLASSES": classes}
     settings = Settings.of(read_profile("fast") | changed)
     with tempfile.TemporaryDirectory() as folder, _most_memory() as most:
-        dataset = load_dataset("hands", classes, progress=progress)
+        dataset = load_dataset("hands", classes)
         start = time.perf_counter()
-        network = train(dataset, settings, Path(folder) / "training", progress).network
+        network = train(dataset, settings, Path(folder) / "training").network
         seconds = time.perf_counter() - start
         file = model.save(network, dataset.classes, settings, Path(folder) / "model.keras")
         read, _ = reader(file)
@@ -258,12 +258,12 @@ def _grown(classes: int, progress: bool) -> dict:
     }
 
 
-def growth(numbers: Sequence[int], progress: bool = True) -> Iterator[dict]:
+def growth(numbers: Sequence[int]) -> Iterator[dict]:
     """A row a number of classes, generated hands by recipe `fast`, `LEAN`: classes, right of n
     labels, training_seconds, seconds_a_class, ms a label, peak_mb. Each in a process of its own."""
-    for classes in progress_bar(numbers, progress, desc="growth", unit="data set"):
+    for classes in progress_bar(numbers, desc="growth", unit="data set"):
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-            yield pool.submit(_grown, classes, progress).result()
+            yield pool.submit(_grown, classes).result()
 
 
 def process(*arguments: str) -> tuple[float, int]:
@@ -329,7 +329,6 @@ def bench(
     quick: bool = False,
     classes: Sequence[int] = (),
     folder: Path | None = None,
-    progress: bool = True,
 ) -> dict:
     """Everything that is measured, ready for JSON; to `FOUND` in ``folder``, if given, with plots.
 
@@ -352,11 +351,11 @@ def bench(
                     with whole_file(folder / f"{name}.png") as aside:
                         draw(pd.DataFrame(found[name])).savefig(aside, format="png")
 
-    keep(labels=compared(files, names, progress))
-    keep(pipeline=pipeline(pages, progress))
+    keep(labels=compared(files, names))
+    keep(pipeline=pipeline(pages))
     if not quick:
         keep(processes=[whole_processes(files, name, MANY) for name in names])
-    for row in growth(classes, progress):
+    for row in growth(classes):
         keep(growth=[*found.get("growth", []), row])
     return found
 
@@ -369,5 +368,5 @@ def results(run: str, dataset: str, names: Sequence[str]) -> dict:
     file = run_folder(run) / FOUND
     if not file.is_file():
         images = [page.path for page in load_dataset(dataset, progress=False).test]
-        bench(images, names, quick=True, folder=file.parent, progress=False)
+        bench(images, names, quick=True, folder=file.parent)
     return read_json(file)

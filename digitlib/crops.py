@@ -70,13 +70,10 @@ def hands_of_step(step: int, hands: int, n: int, seed: int) -> np.ndarray:
 
     All are dealt out, in an order drawn anew for each round, before any comes again.
     """
-    rounds, numbers = {}, []
-    for place in range(step * n, (step + 1) * n):
-        turn, at = divmod(place, hands)
-        if turn not in rounds:
-            rounds[turn] = np.random.default_rng([BATCH, seed, 1, turn]).permutation(hands)
-        numbers.append(rounds[turn][at])
-    return np.array(numbers)
+    first, last = step * n // hands, ((step + 1) * n - 1) // hands
+    rounds = range(first, last + 1)
+    orders = [np.random.default_rng([BATCH, seed, 1, k]).permutation(hands) for k in rounds]
+    return np.concatenate(orders)[step * n - first * hands :][:n]
 
 
 def draw_batch(

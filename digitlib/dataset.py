@@ -80,7 +80,7 @@ def load_dataset(
     ``held`` bytes wait in a temporary file, mapped into memory. ``tests`` False: there need be no
     test images yet.
     """
-    name, folder = _source(name_or_path, classes, seed, progress)
+    name, folder = _source(name_or_path, classes, seed)
     train, test, problems = _listed(folder, tests)
     pages, hashes, unreadable = _read_all(train + test, progress, held)
     problems += unreadable
@@ -100,7 +100,7 @@ def refuse_names(name_or_path: str | Path, tests: bool = True) -> None:
     """Raise Problem for what the files' names say of a data set that is not generated, in no time:
     `load_dataset` would say the same, and more, after it has read them."""
     if str(name_or_path) not in GENERATED:
-        _, folder = _source(name_or_path, 2, 1, progress=False)
+        _, folder = _source(name_or_path, 2, 1)
         raise_all(_listed(folder, tests)[2], folder)
 
 
@@ -166,7 +166,7 @@ def label_of(path: Path) -> str:
     return label if fits and name.isprintable() else ""
 
 
-def _source(name_or_path: str | Path, classes: int, seed: int, progress: bool) -> tuple[str, Path]:
+def _source(name_or_path: str | Path, classes: int, seed: int) -> tuple[str, Path]:
     """The dataset's short name and its folder, generated where need be."""
     name = str(name_or_path)
     if name in GENERATED:
@@ -174,7 +174,7 @@ def _source(name_or_path: str | Path, classes: int, seed: int, progress: bool) -
 
         folder = folder_of(name, classes, seed)
         if not folder.is_dir():
-            write_dataset(name, folder, classes, seed, progress)
+            write_dataset(name, folder, classes, seed)
         return name, folder
     if name == "reference":
         given, fetched = os.environ.get("DIGITLIB_REFERENCE"), digitlib.DATA / "reference"
@@ -183,7 +183,7 @@ def _source(name_or_path: str | Path, classes: int, seed: int, progress: bool) -
         if not given and (missing := missing_files(fetched)):
             raise Problem(f"{fetched} lacks {len(missing)} reference files; {CURES}")
         return name, Path(given or fetched)
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))  # leaves an unknown home as it is
     if not folder.is_dir():
         cure = "name digits, hands, reference, or a folder that holds train/ and test/"
         raise Problem(f"{folder}: no such folder; {cure}")
@@ -237,7 +237,7 @@ def _read_all(
     pages, hashes, problems = [], {}, []
     aside = tempfile.TemporaryFile()  # noqa: SIM115 (goes with its last image)
     places: dict[int, tuple[int, tuple[int, int]]] = {}  # of pages in it: where, and their shape
-    for path in progress_bar(paths, progress, desc="reading", unit="image"):
+    for path in progress_bar(paths, desc="reading", unit="image") if progress else paths:
         try:
             page = read_page(path)
         except Problem as problem:

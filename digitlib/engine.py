@@ -30,7 +30,7 @@ WEIGHTS = "model.weights.h5"  # the member of a .keras file that Keras keeps the
 STRIPS, PATCHES, ONE_PASS = "engine", "patches", "one_pass"
 MOST_GRAPH = 2**24  # bytes of the graph, and of its constants, unpacked
 MOST_KNOWN = 2**20  # of what is known of it
-MOST_WEIGHTS = 2**30  # bytes of all weights
+MOST_WEIGHT_BYTES = 2**30  # bytes of all weights
 MOST_LAYERS = 10_000
 MOST_VALUES = 2**29  # that a layer gives
 # What `export` writes. Of anything else OpenVINO's reader may run into memory that is not its own.
@@ -213,7 +213,7 @@ def _read(path: Path, graph: str) -> tuple[bytes, bytes, dict, bytes]:
     if not has_graph(path, graph):
         raise Problem(f"{path}: holds no graph for OpenVINO; predict with --engine keras")
     with zipfile.ZipFile(path) as archive:
-        limits = (MOST_GRAPH, MOST_GRAPH, MOST_KNOWN, MOST_WEIGHTS)
+        limits = (MOST_GRAPH, MOST_GRAPH, MOST_KNOWN, MOST_WEIGHT_BYTES)
         names = (*members(graph), WEIGHTS)
         try:
             found = [read_member(archive, *item) for item in zip(names, limits, strict=True)]

@@ -19,6 +19,7 @@ from digitlib.results import combine
 from digitlib.settings import Settings, stride
 
 SHIFT_PAGES = 70  # that `one_pass_shift` looks at, at most
+DRAWS = 20  # of random patches, whose mean `accuracy_by_count` gives
 
 
 @dataclass(frozen=True)
@@ -43,18 +44,14 @@ def vote(network: keras.Model, page: Page, settings: Settings) -> Votes:
     return Votes(list(own), list(centres), logits, time.perf_counter() - start)
 
 
-def votes(
-    network: keras.Model, pages: Iterable[Page], settings: Settings, progress: bool = True
-) -> list[Votes]:
+def votes(network: keras.Model, pages: Iterable[Page], settings: Settings) -> list[Votes]:
     """`vote` for each of ``pages``."""
     cv2.setNumThreads(1)
-    bar = progress_bar(pages, progress, desc="labelling", unit="image")
+    bar = progress_bar(pages, desc="labelling", unit="image")
     return [vote(network, page, settings) for page in bar]
 
 
-def one_pass_shift(
-    network: keras.Model, pages: Sequence[Page], settings: Settings, progress: bool = True
-) -> list[float]:
+def one_pass_shift(network: keras.Model, pages: Sequence[Page], settings: Settings) -> list[float]:
     """(classes,) how much higher logits are patch by patch than in one pass, on the average.
 
     In one pass a window's edges see what lies beyond them, where a patch's see nothing: that moves
@@ -67,35 +64,12 @@ def one_pass_shift(
     reader.set_weights(network.get_weights())
     apart, step = [], stride(settings.layer)
     some = pages[:: -(-len(pages) // SHIFT_PAGES)]
-    for page in progress_bar(some, progress, desc="one pass", unit="page"):
+    for page in progress_bar(some, desc="one pass", unit="page"):
         exact = vote(network, replace(page, image=page.image[: settings.strip_height]), settings)
         inputs = patches.windows(exact.strips[0], exact.centres[0], settings, step)
         once = reader.predict_on_batch([item[None] for item in inputs])
         apart.append((exact.logits - np.asarray(once)).mean(axis=(0, 1)))
     return np.mean(apart, axis=0).tolist()
-
-
-def by_engine(
-    ballots: Sequence[Votes],
-    pages: Sequence[Page],
-    file: Path,
-    engine: str,
-    settings: Settings,
-    progress: bool = True,
-) -> list[Votes]:
-    """What the same patches say by another of `predict.ENGINES`.
-
-    ``file``: the model file of the network that gave ``ballots`` with ``settings``, with its graphs
-    (else Problem).
-    """
-    read, found = predict.reader(file, engine, settings=settings)[0], []
-    cv2.setNumThreads(cores())
-    bar = progress_bar(pages, progress, desc=engine, unit="image")
-    for ballot, page in zip(ballots, bar, strict=True):
-        start = time.perf_counter()
-        logits = read(page)
-        found.append(replace(ballot, logits=logits, seconds=time.perf_counter() - start))
-    return found
 
 
 def evaluated(
@@ -123,14 +97,20 @@ def engines_compared(
     settings: Settings,
     file: Path,
 ) -> pd.DataFrame:
-    """``result``, of ``ballots`` by Keras, beside what the graphs of ``file`` say: `by_engine`.
+    """``result``, of ``ballots`` by Keras, beside what the graphs of ``file``, their model's, say.
 
     A row an engine: right; same, how many labels are those of Keras; p, of McNemar's exact test of
     the two (`evaluate.compare`); and ms an image (median, from memory to logits).
     """
     results = {"keras": result}
+    cv2.setNumThreads(cores())
     for engine in predict.without_keras(settings):
-        said = by_engine(ballots, pages, file, engine, settings)
+        read, said = predict.reader(file, engine, settings=settings)[0], []
+        bar = progress_bar(pages, desc=engine, unit="image")
+        for ballot, page in zip(ballots, bar, strict=True):
+            start = time.perf_counter()
+            logits = read(page)
+            said.append(replace(ballot, logits=logits, seconds=time.perf_counter() - start))
         results[engine], _ = evaluated(pages, said, classes, settings)
     rows = {
         engine: {
@@ -151,12 +131,11 @@ def accuracy_by_count(
     classes: list[str],
     counts: Sequence[int],
     settings: Settings,
-    draws: int = 20,
 ) -> pd.DataFrame:
     """Accuracy of ensembles of ``counts`` patches a strip, evenly spaced and random.
 
     ``even`` and ``random`` hold the votes to choose from. A row: placement, n, accuracy and, for
-    the even ones, low and high (95 %, over classes); `random` is the mean over ``draws``.
+    the even ones, low and high (95 %, over classes); `random` is the mean over DRAWS.
     """
     actual = np.array([page.label for page in pages])
     rows = []
@@ -172,7 +151,7 @@ def accuracy_by_count(
         rows.append(("even", n, right.mean(), low, high))
     for n in counts:
         shares = []
-        for draw in range(draws):
+        for draw in range(DRAWS):
             rng = np.random.default_rng([settings.ensemble_seed, 400, draw])
             shares.append(correct(random, rng.permutation(random[0].logits.shape[1])[:n]).mean())
         rows.append(("random", n, np.mean(shares), np.nan, np.nan))

@@ -73,13 +73,13 @@ def is_correct(result: pd.DataFrame) -> np.ndarray:
     return (result["actual"] == result["predicted"]).to_numpy(bool)
 
 
-def wilson_interval(n_correct: int, n: int, level: float = 0.95) -> tuple[float, float]:
+def wilson_interval(n_correct: int, n: int) -> tuple[float, float]:
     """Wilson's score interval; takes the n images for independent, arrays for many intervals."""
-    return proportion_confint(n_correct, n, alpha=1 - level, method="wilson")
+    return proportion_confint(n_correct, n, method="wilson")
 
 
 def accuracy_interval(
-    correct: np.ndarray, groups: Sequence[str], seed: int, n: int = 10_000, level: float = 0.95
+    correct: np.ndarray, groups: Sequence[str], seed: int, n: int = 10_000
 ) -> tuple[float, float]:
     """Percentile interval of a mean, by a bootstrap over classes: each brings all its strips.
 
@@ -93,14 +93,14 @@ def accuracy_interval(
     if len(names) < 2:
         return 0.0, 1.0
     if (mean := float(np.mean(correct))) in (0, 1):
-        low, high = wilson_interval(mean * len(names), len(names), level)
+        low, high = wilson_interval(mean * len(names), len(names))
         return float(low), float(high)
     per_class = np.stack([np.bincount(group, correct), np.bincount(group)], axis=1)  # (classes, 2)
     # Classes with equal counts are interchangeable: draw how many of each kind, not which.
     kinds, n_kind = np.unique(per_class, axis=0, return_counts=True)
     draws = np.random.default_rng([seed, 1]).multinomial(len(names), n_kind / len(names), size=n)
     sums, sizes = (draws @ kinds).T
-    low, high = np.quantile(sums / sizes, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(sums / sizes, [0.025, 0.975])
     return float(low), float(high)
 
 
@@ -156,9 +156,7 @@ def reliability(confidence: np.ndarray, correct: np.ndarray, bins: int = 10) -> 
     data = pd.DataFrame({"confidence": np.asarray(confidence, float), "accuracy": correct})
     means = data.astype(float).groupby(index).mean().reindex(range(bins))
     n = np.bincount(index, minlength=bins)
-    return means.assign(low=edges[:-1], high=edges[1:], n=n)[
-        ["low", "high", "n", "confidence", "accuracy"]
-    ]
+    return pd.DataFrame({"low": edges[:-1], "high": edges[1:], "n": n, **means})
 
 
 def expected_calibration_error(table: pd.DataFrame) -> float:

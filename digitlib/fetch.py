@@ -49,7 +49,6 @@ def missing_files(folder: Path, listing: Path = LISTING) -> list[str]:
 def fetch_reference(
     folder: Path = DATA / "reference",
     base_url: str = UPSTREAM,
-    progress: bool = True,
     listing: Path = LISTING,
     timeout: float = 30,
     tries: int = 3,
@@ -80,7 +79,7 @@ def fetch_reference(
     pool = ThreadPoolExecutor(THREADS)
     try:
         tasks = {pool.submit(fetch, name): name for name in wanted}
-        with progress_bar(None, progress, desc="fetching", total=len(names), unit="file") as bar:
+        with progress_bar(None, desc="fetching", total=len(names), unit="file") as bar:
             bar.update(len(names) - len(wanted))
             for task in as_completed(tasks):
                 if error := task.exception():

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.optimize import brentq
 
 from digitlib import Problem, engine, ensemble, evaluate, train, write_json
 from digitlib.dataset import Dataset, Page
@@ -78,14 +79,14 @@ def held_out(dataset: Dataset, fold: int, folds: int, height: int = 300) -> Data
 # --- Cross-validation -----------------------------------------------------------------------------
 
 
-def recipe(dataset: Dataset, settings: Settings, folder: Path, progress: bool) -> Label:
+def recipe(dataset: Dataset, settings: Settings, folder: Path) -> Label:
     """What labels images by the recipe of ``settings``, trained on ``dataset``'s pages."""
-    network = train.train(dataset, settings, folder, progress).network
+    network = train.train(dataset, settings, folder).network
     if settings.pooling == "vlad":  # it pays: these are thirty images a page
         network = engine.compiled(network)
 
     def label(pages: list[Page]) -> tuple[pd.DataFrame, np.ndarray]:
-        ballots = ensemble.votes(network, pages, settings, progress)
+        ballots = ensemble.votes(network, pages, settings)
         return ensemble.evaluated(pages, ballots, dataset.classes, settings)
 
     return label
@@ -96,7 +97,6 @@ def cross_validate(
     settings: Settings,
     folds: int,
     folder: Path,
-    progress: bool = True,
     run: int | None = None,
     height: int = 300,
     images: Callable[[list[Page]], Images] = perturbed,
@@ -112,7 +112,7 @@ def cross_validate(
     tables, odds = [], [np.zeros((0, len(dataset.classes)), np.float32)]
     for fold in range(folds if run is None else min(run, folds)):
         held, place = held_out(dataset, fold, folds, height), Path(folder) / f"fold{fold}"
-        table, shares = _answers(held, settings, place, progress, images, learn)
+        table, shares = _answers(held, settings, place, images, learn)
         tables.append(table.assign(fold=fold))
         odds.append(shares)
     empty = ["filename", "actual", "predicted", "confidence", "variant", "part", "fold"]
@@ -137,7 +137,6 @@ def strangers(
     parts: int,
     folds: int,
     folder: Path,
-    progress: bool = True,
     height: int = 300,
     learn: Callable[[Dataset, Settings, Path, bool], Label] = recipe,
 ) -> pd.DataFrame:
@@ -160,7 +159,7 @@ def strangers(
         name = f"strangers{part}of{parts}"
         others = replace(dataset, name=f"{dataset.name}-{name}", train=known, test=unknown)
         place = Path(folder) / name
-        tables.append(_answers(others, settings, place, progress, whole, learn)[0])
+        tables.append(_answers(others, settings, place, whole, learn)[0])
     return pd.concat(tables, ignore_index=True)
 
 
@@ -168,7 +167,6 @@ def _answers(
     held: Dataset,
     settings: Settings,
     place: Path,
-    progress: bool,
     images: Callable[[list[Page]], Images],
     learn: Callable[[Dataset, Settings, Path, bool], Label],
 ) -> tuple[pd.DataFrame, np.ndarray]:
@@ -183,7 +181,7 @@ def _answers(
     done = place / "done.json"  # written last
     if read_json(done) != fingerprint:
         done.unlink(missing_ok=True)
-        label, parted = learn(held, settings, place / "training", progress), []
+        label, parted = learn(held, settings, place / "training"), []
         for (variant, part), pages in images(held.test).items():
             table, shares = label(pages)
             parted.append((table.assign(variant=variant, part=part), shares))
@@ -206,9 +204,10 @@ def log_loss(logits: np.ndarray, truth: np.ndarray) -> float:
 def temperature(logits: np.ndarray, truth: np.ndarray) -> float:
     """What logits (n, classes) must be divided by for the least log loss (Guo et al. 2017).
 
-    Logarithms of probabilities will do for logits. The loss is convex in 1 / T: bisection of its
-    slope, within the RANGES of TEMPERATURE, an end of which comes back where all answers are right
-    (no T is small enough) or where guessing would be better. 1 where T changes nothing.
+    Logarithms of probabilities will do for logits. The loss is convex in 1 / T: its slope has one
+    zero (by Brent's method). It is sought within the RANGES of TEMPERATURE, an end of which comes
+    back where all answers are right (no T is small enough) or where guessing would be better. 1
+    where T changes nothing.
     """
     logits = np.asarray(logits, float)
     own = logits[np.arange(len(truth)), truth]
@@ -222,11 +221,8 @@ def temperature(logits: np.ndarray, truth: np.ndarray) -> float:
         return 1.0
     if slope(1 / least) <= 0 or slope(1 / most) >= 0:
         return least if slope(1 / least) <= 0 else most
-    low, high = np.log(1 / most), np.log(1 / least)
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if slope(np.exp(middle)) < 0 else (low, middle)
-    return float(np.exp(-low))
+    ends = np.log(1 / most), np.log(1 / least)
+    return float(np.exp(-brentq(lambda x: slope(np.exp(x)), *ends)))
 
 
 def safe_threshold(

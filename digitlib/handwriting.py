@@ -308,14 +308,12 @@ def _pages(kind: str, seed: int, number: int, width: int) -> Iterator[tuple[str,
         yield name, _sheet((seed, number, image), shape, first, writing)
 
 
-def _write_class(number: int, kind: str, seed: int, folder: Path, width: int) -> int:
-    """Draw and save one class (in a worker process); returns how many images it has."""
+def _write_class(number: int, kind: str, seed: int, folder: Path, width: int) -> None:
+    """Draw and save one class (in a worker process)."""
     cv2.setNumThreads(1)
-    images = list(_pages(kind, seed, number, width))
-    for name, image in images:
+    for name, image in _pages(kind, seed, number, width):
         if not cv2.imwrite(str(folder / name), image, [cv2.IMWRITE_PNG_BILEVEL, 1]):
             raise Problem(f"{folder / name} could not be written; is the disk full?")
-    return len(images)
 
 
 def folder_of(kind: str, classes: int, seed: int) -> Path:
@@ -323,9 +321,7 @@ def folder_of(kind: str, classes: int, seed: int) -> Path:
     return digitlib.DATA / f"{kind}-{classes}-{seed}-v{VERSION}"
 
 
-def write_dataset(
-    kind: str, folder: Path, classes: int = 70, seed: int = 1, progress: bool = True
-) -> Path:
+def write_dataset(kind: str, folder: Path, classes: int = 70, seed: int = 1) -> Path:
     """Write the dataset ``kind`` (`digits` or `hands`) to a new ``folder``, whole or not at all.
 
     `digits`: class NN is the number NN; its page is written by many hands and its strips by others.
@@ -354,7 +350,7 @@ def write_dataset(
         with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
             done = pool.map(work, range(1, classes + 1), chunksize=2)
             bar = {"total": classes, "desc": f"writing {kind}", "unit": "class"}
-            for _ in progress_bar(done, progress, **bar):
+            for _ in progress_bar(done, **bar):
                 pass
         if folder.exists():
             folder.rmdir()

@@ -87,16 +87,10 @@ def _boxes(shape: tuple[int, int], centres: np.ndarray, size: int) -> np.ndarray
 
 def coverage(shape: tuple[int, int], centres: np.ndarray, size: int) -> np.ndarray:
     """How many patches of ``size`` px around ``centres`` (n, 2) hold each pixel: int (h, w)."""
-    steps = np.zeros((shape[0] + 1, shape[1] + 1), int)
-    left, top, right, bottom = _boxes(shape, centres, size).T
-    for rows, columns, step in [
-        (top, left, 1),
-        (top, right, -1),
-        (bottom, left, -1),
-        (bottom, right, 1),
-    ]:
-        np.add.at(steps, (rows, columns), step)
-    return steps.cumsum(0).cumsum(1)[:-1, :-1]
+    counts = np.zeros(shape, int)
+    for left, top, right, bottom in _boxes(shape, centres, size):
+        counts[top:bottom, left:right] += 1
+    return counts
 
 
 def page_coverage(strips: Sequence[Strip], centres: Sequence[np.ndarray], size: int) -> np.ndarray:

@@ -10,7 +10,7 @@ import json
 import logging
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -18,15 +18,15 @@ import keras
 
 from digitlib import Problem, engine, vlad, whole_file
 from digitlib.settings import Settings, stride
-from digitlib.shipped import CARD, FORMAT, read_card
+from digitlib.shipped import CARD, FOLDER, FORMAT, read_card
 
 # TensorFlow's remarks on a network made anew, as in every fold; in a notebook they are printed.
 logging.getLogger("tensorflow").setLevel("ERROR")
 
 TRUNK_LAYER = "block_6_expand_relu"  # where the shipped weights end
 SHIPPED = {  # weights of generated handwriting, by width
-    width: Path(__file__).with_name("weights") / name
-    for width, name in ((1.0, "handwriting.weights.h5"), (0.5, "handwriting-small.weights.h5"))
+    1.0: FOLDER / "handwriting.weights.h5",
+    0.5: FOLDER / "handwriting-small.weights.h5",
 }
 IMAGENET_WIDTHS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)  # that Keras has weights of
 
@@ -273,16 +273,14 @@ def save(
     classes: list[str],
     settings: Settings,
     path: Path,
-    about: Mapping[str, str] | None = None,
     shift: Sequence[float] = (),
 ) -> Path:
-    """Write ``network`` as a `.keras` file with its card inside; ``about``: what is known of it.
+    """Write ``network`` as a `.keras` file with its card inside.
 
     ``shift``: `ensemble.one_pass_shift`, which one pass over a strip is corrected by.
     Any Keras can load the file; one that reads whole strips (pooling vlad) needs `digitlib.vlad`.
     """
-    card = {"format": FORMAT, "classes": classes, "settings": asdict(settings)}
-    card["about"] = dict(about or {})
+    card = {"format": FORMAT, "classes": classes, "settings": asdict(settings), "about": {}}
     with whole_file(path) as aside:
         # Built anew, without what training left in it: optimisers, a loss unknown to load_model.
         bare = shell(len(classes), settings)

@@ -78,12 +78,6 @@ def duration(seconds: Any) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def settled_text(text: str) -> str:
-    """Printed text as a terminal shows it in the end: progress bars leave only what followed."""
-    text = re.sub(r"[^\n]*[\r\b]+(?!\n)", "", text.replace("\r\n", "\n"))
-    return re.sub(r"(?m)^[^\n]*\d+%\|[^\n]*\|[^\n]*\n?", "", text)  # a tqdm bar
-
-
 def notebook_body(notebook: Path, source_folder: Path, names: Sequence[str]) -> str:
     """The cells of an executed notebook as HTML without prompts, stderr, scripts or widgets.
 
@@ -100,10 +94,9 @@ def notebook_body(notebook: Path, source_folder: Path, names: Sequence[str]) -> 
     for cell in nb.cells:
         outputs = []
         for output in cell.get("outputs", []):
-            if output.output_type == "stream":
-                output.text = settled_text(output.text)
-                if output.name == "stderr" or not output.text.strip():
-                    continue
+            printed = output.output_type == "stream"
+            if printed and (output.name == "stderr" or not output.text.strip()):
+                continue
             if WIDGETS in output.get("data", {}):
                 continue
             outputs.append(output)
@@ -115,6 +108,7 @@ def notebook_body(notebook: Path, source_folder: Path, names: Sequence[str]) -> 
         exclude_input_prompt=True,
         exclude_output_prompt=True,
         exclude_anchor_links=True,
+        preprocessors=["nbconvert.preprocessors.CoalesceStreamsPreprocessor"],  # heeds \r
         log=logging.getLogger("digitlib.silent"),
     )
     exporter.log.setLevel(logging.CRITICAL)  # it warns about alt texts, which come below

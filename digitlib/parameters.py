@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import json
 import math
+import os
 import reprlib
 from collections import Counter
 from collections.abc import Mapping
@@ -138,10 +139,7 @@ def settled(values: Mapping[str, Any], declared: Mapping[Path, dict[str, Paramet
             raise Problem(f"unknown parameter {name}; {hint}")
         checked[name] = typed(known[name], value)
         if name in NAMES and checked[name] not in NAMES[name]:
-            try:
-                path = Path(checked[name]).expanduser()
-            except RuntimeError:  # the home of somebody unknown
-                path = Path(checked[name])
+            path = Path(os.path.expanduser(checked[name]))  # leaves an unknown home as it is
             if path.exists():  # kernels run in the notebooks folder: a relative path would break
                 checked[name] = str(path.resolve())
             else:

@@ -19,6 +19,7 @@ from digitlib.evaluate import is_correct, wilson_interval
 from digitlib.results import softmax
 
 WIDTH = 9.0  # inches; with the dpi below 765 px: a notebook's column
+MISREAD = (260, 640)  # px, height and width of what is shown of a misread strip
 # Okabe and Ito's palette, which colour-blind readers can tell apart: blue is right, orange wrong.
 RIGHT, WRONG, NEUTRAL, ACCENT = "#0072B2", "#D55E00", "#8A8A8A", "#009E73"
 STYLE = {
@@ -165,38 +166,46 @@ def coverage_plot(curve: pd.DataFrame, threshold: float) -> Figure:
     return fig
 
 
-def _show_piece(axis: Axes, image: np.ndarray | None, size: tuple[int, int]) -> None:
-    """Show the middle of an image, ``size`` (height, width) px, on white where it is smaller."""
-    piece = np.full(size, 255, np.uint8)
-    if image is not None:
-        top, left = (
-            max(0, (have - want) // 2) for have, want in zip(image.shape, size, strict=True)
-        )
-        part = image[top : top + size[0], left : left + size[1]]
-        piece[: part.shape[0], : part.shape[1]] = part
-    axis.imshow(piece, vmin=0, vmax=255)
+def plain(axis: Axes, image: np.ndarray, title: str = "", **how) -> None:
+    """An image without ticks or grid, in a thin frame."""
+    axis.imshow(image, vmin=0, vmax=255, **how)
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set(visible=True, color="#CCCCCC")
+    axis.set_title(title, fontsize=9)
+
+
+def nothing(text: str) -> Figure:
+    """A figure that says in ``text`` why there is none."""
+    fig, axis = plt.subplots(figsize=(WIDTH, 0.6))
+    axis.text(0, 0.5, text, va="center")
+    axis.axis("off")
+    return fig
+
+
+def _show_piece(axis: Axes, image: np.ndarray | None, title: str) -> None:
+    """Show the middle of an image, MISREAD px of it, on white where it is smaller."""
+    piece = np.full(MISREAD, 255, np.uint8)
+    if image is not None:
+        top, left = (
+            max(0, (have - want) // 2) for have, want in zip(image.shape, MISREAD, strict=True)
+        )
+        part = image[top : top + MISREAD[0], left : left + MISREAD[1]]
+        piece[: part.shape[0], : part.shape[1]] = part
+    plain(axis, piece, title)
 
 
 @figure
 def confused_pairs_figure(
-    pairs: pd.DataFrame,
-    images: dict[str, np.ndarray],
-    train: dict[str, np.ndarray],
-    size: tuple[int, int] = (260, 640),
+    pairs: pd.DataFrame, images: dict[str, np.ndarray], train: dict[str, np.ndarray]
 ) -> Figure:
     """A row a pair: the misread strip, then the pages of its class and of the one it is taken for.
 
     ``images``: file name -> strip, ``train``: label -> page or a piece of it, (h, w) uint8; what
-    is missing stays blank. All are shown at one scale, their middle ``size`` (height, width) px.
+    is missing stays blank. All are shown at one scale, the middle of each.
     """
     if pairs.empty:
-        fig, axis = plt.subplots(figsize=(WIDTH, 0.6))
-        axis.text(0, 0.5, "No image is misread.", va="center")
-        axis.axis("off")
-        return fig
-    height = len(pairs) * (WIDTH / 3 * size[0] / size[1] + 0.3)
+        return nothing("No image is misread.")
+    height = len(pairs) * (WIDTH / 3 * MISREAD[0] / MISREAD[1] + 0.3)
     fig, axes = plt.subplots(len(pairs), 3, figsize=(WIDTH, height), squeeze=False)
     for row, pair in zip(axes, pairs.itertuples(index=False), strict=True):
         times = f", one of {pair.n} such" if pair.n > 1 else ""
@@ -207,8 +216,7 @@ def confused_pairs_figure(
         ]
         pieces = images.get(pair.filenames[0]), train.get(pair.actual), train.get(pair.predicted)
         for axis, piece, caption in zip(row, pieces, captions, strict=True):
-            _show_piece(axis, piece, size)
-            axis.set_title(caption, fontsize=9)
+            _show_piece(axis, piece, caption)
     return fig
 
 
@@ -289,6 +297,5 @@ def vote_maps(
             fontsize=9,
         )
         axis.set(xticks=[], yticks=[])
-        axis.grid(False)
         axis.spines[:].set(visible=True, color="#CCCCCC")
     return fig

@@ -12,17 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from digitlib.dataset import Page
-from digitlib.pictures import ACCENT, NEUTRAL, RIGHT, WIDTH, WRONG, figure, shorten
+from digitlib.pictures import ACCENT, NEUTRAL, RIGHT, WIDTH, WRONG, figure, nothing, plain, shorten
 
 LEAST_DOUBT = 1e-6  # 1 - confidence, that is told from less
-PIECE = (110, 640)  # px, height and width of what is shown of a band
-
-
-def _nothing(text: str) -> Figure:
-    fig, axis = plt.subplots(figsize=(WIDTH, 0.6))
-    axis.text(0, 0.5, text, va="center")
-    axis.axis("off")
-    return fig
+CORNER = (110, 640)  # px, height and width of what is shown of a band
 
 
 @figure
@@ -45,19 +38,15 @@ def bands_of_page(page: Page, bands: Sequence[tuple[int, int]]) -> Figure:
 def variants_of_band(images: Mapping[str, np.ndarray]) -> Figure:
     """The top left corner of each image (h, w) uint8, two in a row, under their names."""
     if not images:
-        return _nothing("No band is held out.")
+        return nothing("No band is held out.")
     rows = -(-len(images) // 2)
-    height = rows * (WIDTH / 2 * PIECE[0] / PIECE[1] + 0.3)
+    height = rows * (WIDTH / 2 * CORNER[0] / CORNER[1] + 0.3)
     fig, axes = plt.subplots(rows, 2, figsize=(WIDTH, height), squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     for axis, (name, image) in zip(axes.flat, images.items(), strict=False):
         axis.axis("on")
-        axis.imshow(image[: PIECE[0], : PIECE[1]], vmin=0, vmax=255)
-        axis.set(xticks=[], yticks=[])
-        axis.grid(False)
-        axis.set_title(name, fontsize=9)
-        axis.spines[:].set(visible=True, color="#CCCCCC")
+        plain(axis, image[: CORNER[0], : CORNER[1]], name)
     return fig
 
 
@@ -68,7 +57,7 @@ def accuracy_by_variant(table: pd.DataFrame, chance: float) -> Figure:
     The dashed line is ``chance``, 1 / classes: what a control should come to.
     """
     if table.empty:
-        return _nothing("No band is held out.")
+        return nothing("No band is held out.")
     names = list(dict.fromkeys(table["variant"]))
     fig, axis = plt.subplots(figsize=(0.8 * WIDTH, 0.7 + 0.42 * len(names)))
     for part, colour, shift in ("whole", RIGHT, -0.12), ("third", WRONG, 0.12):
@@ -98,7 +87,7 @@ def sure_figure(answers: Mapping[str, pd.DataFrame], threshold: float) -> Figure
     """
     known = {name: table for name, table in answers.items() if len(table)}
     if not known:
-        return _nothing("No band is held out.")
+        return nothing("No band is held out.")
     fig, axis = plt.subplots(figsize=(0.8 * WIDTH, 3.8))
     sure = {name: (table["confidence"] >= threshold).mean() for name, table in known.items()}
     of = ", ".join(f"{share:.0%} of {name}" for name, share in sure.items())
@@ -134,7 +123,7 @@ def ablation_figure(table: pd.DataFrame) -> Figure:
     """Each change's difference in accuracy, with its 95 % interval; left of 0 it costs."""
     changed = table.iloc[1:]
     if changed.empty:
-        return _nothing("ABLATIONS names no change.")
+        return nothing("ABLATIONS names no change.")
     fig, axis = plt.subplots(figsize=(0.8 * WIDTH, 0.8 + 0.4 * len(changed)))
     gain = changed["difference"]
     spread = np.maximum([gain - changed["low"], changed["high"] - gain], 0)

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 import cv2
 import numpy as np
 from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
@@ -18,7 +17,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from digitlib.dataset import Page
 from digitlib.measures import inkiest
-from digitlib.pictures import ACCENT, NEUTRAL, RIGHT, STYLE, WIDTH, WRONG, figure, shorten
+from digitlib.pictures import ACCENT, NEUTRAL, RIGHT, STYLE, WIDTH, WRONG, figure, plain, shorten
 from digitlib.strips import ink
 
 SHEET = 100  # thumbnails of a contact sheet; more would be too small to see
@@ -29,14 +28,6 @@ def _evenly(items: Sequence, n: int) -> list:
     """``n`` of the items, evenly spaced and the first among them; all if there are fewer."""
     n = min(n, len(items))
     return [items[i * len(items) // n] for i in range(n)]
-
-
-def _plain(axis: Axes, image: np.ndarray, title: str = "", **how) -> None:
-    """An image without ticks or grid, in a thin frame."""
-    axis.imshow(image, vmin=0, vmax=255, **how)
-    axis.set(xticks=[], yticks=[])
-    axis.spines[:].set(visible=True, color="#CCCCCC")
-    axis.set_title(title, fontsize=9)
 
 
 def fitted(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -94,7 +85,7 @@ def pages_beside_tests(train: Sequence[Page], test: Sequence[Page], n: int = 4) 
                 top = min(max(0, top - (size[0] - line) // 2), lowest)
                 part = one.image[top : top + size[0], left : left + size[1]]
                 piece[: part.shape[0], : part.shape[1]] = part
-            _plain(axis, piece, f"class {shorten(page.label, 30)}: {kind}")
+            plain(axis, piece, f"class {shorten(page.label, 30)}: {kind}")
     return fig
 
 
@@ -124,7 +115,7 @@ def enhancement_grid(variants: Mapping[str, np.ndarray], columns: int = 3) -> Fi
             round(left * image.shape[1] / first.shape[1]),
         )
         piece = image[y : y + size[0], x : x + size[1]]
-        _plain(above, piece, title, interpolation="nearest")
+        plain(above, piece, title, interpolation="nearest")
         levels = np.bincount(image.ravel(), minlength=256) / image.size
         below.vlines(np.arange(256), 1e-7, np.maximum(levels, 1e-7), lw=2.5, color=RIGHT)
         below.set(yscale="log", ylim=(1e-6, 1.5), xlim=(-8, 263), xticks=[0, 64, 128, 192, 255])
@@ -167,9 +158,9 @@ def ink_found(variants: Mapping[str, np.ndarray], truth: np.ndarray) -> Figure:
             ("writing", mask & near),
         ]:
             colours[where] = np.multiply(to_rgb(names[name]), 255)
-        _plain(above, _reduced(image, width), title, interpolation="nearest")
+        plain(above, _reduced(image, width), title, interpolation="nearest")
         title = "taken for ink there"
-        _plain(below, _reduced(colours, width), title, interpolation="nearest")
+        plain(below, _reduced(colours, width), title, interpolation="nearest")
     handles = [Patch(color=colour, label=name) for name, colour in names.items()]
     fig.legend(handles=handles, loc="outside lower center", ncols=3)
     return fig
@@ -281,7 +272,7 @@ def patches_on_strip(image: np.ndarray, places: Mapping[str, np.ndarray], size: 
     for axis, (title, centres), colour in zip(
         axes.flat, places.items(), [RIGHT, WRONG, ACCENT, NEUTRAL] * len(places), strict=False
     ):
-        _plain(axis, 128 + image // 2)
+        plain(axis, 128 + image // 2)
         axis.set_title(title, fontsize=11)
         for x, y in centres:
             corner = (x - size / 2, y - size / 2)
@@ -302,7 +293,7 @@ def patch_grid(rows: Mapping[str, Sequence[np.ndarray]], titles: Sequence[str] =
         for axis in axis_row[len(patches) :]:
             axis.axis("off")
         for axis, patch in zip(axis_row, patches, strict=False):
-            _plain(axis, patch, interpolation="nearest")
+            plain(axis, patch, interpolation="nearest")
         axis_row[0].set_ylabel(name, fontsize=9)
     for axis, title in zip(axes[0], titles, strict=False):
         axis.set_title(title, fontsize=9)

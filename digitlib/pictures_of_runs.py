@@ -4,7 +4,6 @@ In: the tables that `compare` makes, and test images. Out: matplotlib Figures, i
 """
 
 from collections.abc import Mapping, Sequence
-from math import isfinite
 
 import numpy as np
 import pandas as pd
@@ -15,7 +14,7 @@ from matplotlib.ticker import NullLocator, PercentFormatter
 
 from digitlib.dataset import Page
 from digitlib.pages import duration
-from digitlib.pictures import NEUTRAL, RIGHT, STYLE, WIDTH, WRONG, figure, shorten
+from digitlib.pictures import NEUTRAL, RIGHT, STYLE, WIDTH, WRONG, figure, nothing, shorten
 from digitlib.pictures_of_pages import fitted
 
 STRIP = (84, 420)  # px, height and width that a missed image is fitted into
@@ -24,15 +23,14 @@ STRIP = (84, 420)  # px, height and width that a missed image is fitted into
 def as_read(scores: pd.DataFrame) -> pd.DataFrame:
     """`compare.score_table` in words: "59 of 70", "84.3%", "5 min 02 s"; blank: not known."""
     ends = zip(scores["accuracy_low"], scores["accuracy_high"], strict=True)
-    times = [t if isinstance(t, int | float) else np.nan for t in scores["seconds_per_image"]]
-    training = [t if isinstance(t, int | float) else np.nan for t in scores["training_seconds"]]
+    times = scores["seconds_per_image"]
     columns = {
         "right": [f"{k} of {n}" for k, n in zip(scores["n_correct"], scores["n"], strict=True)],
         "accuracy": scores["accuracy"].map("{:.1%}".format),
         "95 % over classes": [f"{low:.1%} to {high:.1%}" for low, high in ends],
         "macro F1": scores["macro_f1"].map("{:.3f}".format),
-        "training": [duration(t) if isfinite(t) else "" for t in training],
-        "an image": [f"{1000 * t:.0f} ms" if isfinite(t) else "" for t in times],
+        "training": [duration(t) for t in scores["training_seconds"]],
+        "an image": [f"{1000 * t:.0f} ms" if pd.notna(t) else "" for t in times],
         "on": [shorten(d, 30) if isinstance(d, str) else "" for d in scores["device"]],
     }
     return pd.DataFrame(columns, index=[shorten(name, 44) for name in scores.index])
@@ -45,11 +43,9 @@ def differences(comparisons: pd.DataFrame, run: str) -> Figure:
     Blue: the interval lies right of 0, ``run`` is better; orange: left; grey: it holds 0.
     """
     n = len(comparisons)
-    fig, axis = plt.subplots(figsize=(WIDTH, 0.42 * n + 1.3 if n else 0.6))
     if not n:
-        axis.text(0, 0.5, f"No other system has labelled these images: {run} stands alone.")
-        axis.axis("off")
-        return fig
+        return nothing(f"No other system has labelled these images: {run} stands alone.")
+    fig, axis = plt.subplots(figsize=(WIDTH, 0.42 * n + 1.3))
     for y, row in enumerate(comparisons.to_dict("records")):
         low, high = row["difference_low"], row["difference_high"]
         colour = RIGHT if low > 0 else WRONG if high < 0 else NEUTRAL

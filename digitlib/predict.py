@@ -23,7 +23,7 @@ from digitlib.shipped import read_card, sure_from
 from digitlib.strips import Strip, band, network_inputs, test_strips
 
 ENGINES = ("auto", "openvino", "one-pass", "keras")
-MOST_PIXELS = 2**19  # of patches that go through the network at once: more wait for memory
+MOST_AT_ONCE = 2**19  # of patches that go through the network at once: more wait for memory
 
 Ensemble = Sequence[tuple[Strip, np.ndarray]]  # strips, and their patches' centres (n, 2) x, y px
 Reader = Callable[[Page], np.ndarray]  # an image's logits (n_strips, n_patches, classes)
@@ -45,7 +45,7 @@ def strip_by_strip(network: Callable, items: Ensemble, settings: Settings) -> np
 
 def patch_by_patch(network: Callable, items: Ensemble, settings: Settings) -> np.ndarray:
     """Logits (n_strips, n_patches, classes) by PATCHES."""
-    at_once, logits = max(1, MOST_PIXELS // settings.input_size**2), []
+    at_once, logits = max(1, MOST_AT_ONCE // settings.input_size**2), []
     for strip, centres in items:
         batch = cut_all(strip, centres, settings)
         parts = (batch[k : k + at_once] for k in range(0, len(batch), at_once))
@@ -110,7 +110,6 @@ def predict_files(
     model: Path,
     out: Path | None = None,
     engine: str = "auto",
-    progress: bool = True,
     sure: float | None = None,
     problems: list[str] | None = None,
 ) -> list[dict]:
@@ -153,7 +152,7 @@ def predict_files(
         how = {"total": len(files), "desc": "labelling", "unit": "image"}
         answers = pool.map(label, files)
         if len(files) > 1:  # for one, the bar would take longer to import than to fill
-            answers = progress_bar(answers, progress, **how)
+            answers = progress_bar(answers, **how)
         answers = list(answers)
     wrong = [answer for answer in answers if isinstance(answer, str)]
     if problems is None or len(wrong) == len(files):

@@ -81,7 +81,6 @@ def pretrain(
     size: int = SIZE,
     workers: int = 2,
     checkpoint_every: int = 250,
-    progress: bool = True,
 ) -> Path:
     """Train a trunk on generated hands and write its weights to ``out`` (`….weights.h5`).
 
@@ -130,7 +129,7 @@ def pretrain(
     if done:
         network.optimizer.build(network.trainable_variables)
         network.load_weights(folder / f"step{done}.weights.h5")
-    bar = progress_bar(None, progress, total=steps, initial=done, desc="pretraining", unit="step")
+    bar = progress_bar(None, total=steps, initial=done, desc="pretraining", unit="step")
     with processes(workers) if workers else contextlib.nullcontext() as pool, bar:
         while done < steps:
             n = min(checkpoint_every, steps - done)

@@ -31,7 +31,6 @@ class Strip:
     image: np.ndarray
     label: str
     top: int
-    name: str  # file name of the page
 
     @cached_property
     def paper(self) -> float:
@@ -135,7 +134,7 @@ def shared_rows(training: list[int], validation: list[int], strip_height: int) -
 def band(page: Page, settings: Settings, top: int = 0, height: int | None = None) -> Strip:
     """The strip of ``page``, enhanced, that begins at ``top`` px; ``height`` None: all below it."""
     bottom = None if height is None else top + height
-    return Strip(enhance(page.image[top:bottom], settings), page.label, top, page.path.name)
+    return Strip(enhance(page.image[top:bottom], settings), page.label, top)
 
 
 def _cut(page: Page, tops: Iterable[int], settings: Settings) -> list[Strip]:
@@ -147,7 +146,7 @@ def training_strips(
 ) -> tuple[list[Strip], list[Strip]]:
     """(training strips, validation strips) of ``pages``, each enhanced once."""
     training, validation = [], []
-    for page in progress_bar(pages, progress, desc="strips", unit="page"):
+    for page in progress_bar(pages, desc="strips", unit="page") if progress else pages:
         tops = split_tops(page.image.shape[0], settings)
         training += _cut(page, tops[0], settings)
         validation += _cut(page, tops[1], settings)

@@ -17,6 +17,7 @@ import cv2
 import keras
 import numpy as np
 import pandas as pd
+from keras.callbacks import LambdaCallback
 
 from digitlib import Problem, model, patches, progress_bar, strips, vlad, whole_file, write_json
 from digitlib.batches import CachedFeatures, PatchStream
@@ -28,8 +29,6 @@ PLATEAU, FLOOR = 2, 1e-6  # the original halves the rate after 2 epochs without 
 VALIDATION_PATCHES = 15  # evenly spaced, per validation strip
 
 COLUMNS = ["phase", "epoch", "loss", "accuracy", "val_loss", "val_accuracy", "rate", "seconds"]
-
-Batches = keras.utils.PyDataset
 
 
 @dataclass(frozen=True)
@@ -59,17 +58,8 @@ def rate_and_stop(accuracies: Sequence[float], rate: float, patience: int) -> tu
     return rate, since_best >= patience
 
 
-class _Bar(keras.callbacks.Callback):
-    def __init__(self, bar: Any) -> None:
-        super().__init__()
-        self.bar = bar
-
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        self.bar.update()
-
-
 class _AsTrained(keras.callbacks.Callback):
-    """Keeps the weights that an epoch ends with: `fit` then puts their average in their place."""
+    """Keeps the weights that an epoch ends with: of averaged ones `fit` then leaves the average."""
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         self.weights = list(map(keras.ops.convert_to_numpy, self.model.trainable_variables))
@@ -130,12 +120,11 @@ class Checkpoints:
 def _fit(
     network: keras.Model,
     dropout: keras.layers.Dropout,
-    batches: Callable[[int], Batches],
+    batches: Callable[[int], keras.utils.PyDataset],
     validation: tuple[np.ndarray, np.ndarray],
     checkpoints: Checkpoints,
     phase: int,
     settings: Settings,
-    progress: bool,
 ) -> None:
     """Run a phase from its last checkpoint to its end; leave the best weights in ``network``.
 
@@ -170,9 +159,9 @@ def _fit(
     if done:
         network.optimizer.build(network.trainable_variables)
         network.load_weights(checkpoints.weights(done[-1]))
-    length = len(batches(0))
+    as_trained, length = _AsTrained(), len(batches(0))
     how = {"total": epochs * length, "initial": len(done) * length, "unit": "batch"}
-    with progress_bar(None, progress, desc=f"phase {phase}", **how) as bar:
+    with progress_bar(None, desc=f"phase {phase}", **how) as bar:
         for epoch in range(len(done), epochs):
             past = [row["val_accuracy"] for row in checkpoints.of(phase)]
             now, stop = rate_and_stop(past, rate, settings.patience)
@@ -183,15 +172,14 @@ def _fit(
             start = time.perf_counter()
             network.optimizer.learning_rate = now
             dropout.seed_generator.state.assign([settings.seed, 1000 * phase + epoch])
-            as_trained = _AsTrained()
-            callbacks = [_Bar(bar), as_trained] if averaging else [_Bar(bar)]
-            how = {"shuffle": False, "verbose": 0, "callbacks": callbacks}
-            logs = network.fit(batches(epoch), **how).history
+            count = LambdaCallback(on_train_batch_end=lambda batch, logs: bar.update())
+            logs = network.fit(
+                batches(epoch), shuffle=False, verbose=0, callbacks=[as_trained, count]
+            ).history
             # Copies: JAX reuses the arrays that it evaluates, which the optimizer still needs.
             network.set_weights(network.get_weights())
             held = network.evaluate(*validation, batch_size=256, verbose=0, return_dict=True)
-            if averaging:
-                as_trained.put_back()
+            as_trained.put_back()
             row = {name: values[-1] for name, values in logs.items()}
             row |= {f"val_{name}": value for name, value in held.items()}
             row = {key.replace("sparse_categorical_", ""): float(row[key]) for key in row}
@@ -228,12 +216,11 @@ def _cached_views(
     settings: Settings,
     network: keras.Model,
     folder: Path,
-    progress: bool,
 ) -> np.ndarray:
     """Features of all views, one file a view, so that a killed run keeps those it has."""
     views = []
     how = {"total": settings.views * len(items), "unit": "strip"}
-    with progress_bar(None, progress, desc="features", **how) as bar:
+    with progress_bar(None, desc="features", **how) as bar:
         for view in range(settings.views):
             file = folder / f"view{view:03d}.npy"
             if not file.exists():
@@ -255,7 +242,7 @@ def fingerprint(pages: Sequence[Page], settings: Settings) -> dict:
     return {"settings": known, "pages": images}
 
 
-def train(dataset: Dataset, settings: Settings, folder: Path, progress: bool = True) -> Trained:
+def train(dataset: Dataset, settings: Settings, folder: Path) -> Trained:
     """Train on ``dataset``'s pages. ``folder`` holds the checkpoints, till its owner deletes it:
     when what was trained is saved.
 
@@ -273,13 +260,13 @@ def train(dataset: Dataset, settings: Settings, folder: Path, progress: bool = T
     dataset = replace(dataset, train=pages)
     seconds, n_patches = Counter(), Counter()
     checkpoints = Checkpoints(Path(folder), fingerprint(dataset.train, settings))
-    network = _tuned(dataset, settings, checkpoints, seconds, n_patches, progress)
+    network = _tuned(dataset, settings, checkpoints, seconds, n_patches)
     history = pd.DataFrame(checkpoints.rows, columns=COLUMNS)
     trained = network.whole
     if settings.pooling == "vlad":
         start = time.perf_counter()
         trained = model.whole_strips(len(classes), settings, network.backbone)
-        vlad.fit(trained, dataset.train, classes, settings, progress)
+        vlad.fit(trained, dataset.train, classes, settings)
         seconds["vlad"] = time.perf_counter() - start
     return Trained(trained, history, dict(seconds), dict(n_patches))
 
@@ -290,7 +277,6 @@ def _tuned(
     checkpoints: Checkpoints,
     seconds: Counter,
     n_patches: Counter,
-    progress: bool,
 ) -> model.Network:
     """A network after both phases; what they cost is added to ``seconds`` and ``n_patches``."""
     classes, clock = dataset.classes, time.perf_counter()
@@ -305,7 +291,7 @@ def _tuned(
         seconds[name] += now - clock
         clock = now
 
-    training, held_out = strips.training_strips(dataset.train, settings, progress)
+    training, held_out = strips.training_strips(dataset.train, settings)
     number = {label: i for i, label in enumerate(classes)}
     validation = np.concatenate(
         [
@@ -320,10 +306,10 @@ def _tuned(
     network.backbone.trainable = False
     stream = PatchStream(training, classes, settings)
     how = {"dropout": network.dropout, "checkpoints": checkpoints}
-    fit = partial(_fit, **how, settings=settings, progress=progress)
+    fit = partial(_fit, **how, settings=settings)
     resuming = bool(checkpoints.of(2))
     if settings.views and not resuming:
-        features = _cached_views(training, settings, network.features, checkpoints.folder, progress)
+        features = _cached_views(training, settings, network.features, checkpoints.folder)
         shown = np.repeat([number[s.label] for s in training], settings.view_patches)
         shown = np.tile(shown, settings.views)
         held = network.features.predict(validation, batch_size=256, verbose=0)

@@ -292,7 +292,6 @@ def fit(
     pages: Sequence[Page],
     classes: list[str],
     settings: Settings,
-    progress: bool = True,
 ) -> None:
     """Learn everything in ``network`` (of `build`) but the backbone, from ``pages``.
 
@@ -308,7 +307,7 @@ def fit(
         """Each sheet, and what the network makes of it."""
         part = engine.compiled(keras.Model(network.input, what))
         how = {"total": len(of), "unit": "page"}
-        for sheet in progress_bar(_one_ahead(sheets, of), progress, desc=desc, **how):
+        for sheet in progress_bar(_one_ahead(sheets, of), desc=desc, **how):
             found = part.predict_on_batch(sheet.inputs)
             yield sheet, found if len(what) > 1 else [found]  # Keras unpacks a list of one
 
@@ -332,7 +331,7 @@ def fit(
     for sheet, found in read(order, [_Local(layer)(layer.input) for layer in layers], "VLAD"):
         for layer, learner, local in zip(layers, labels, found, strict=True):
             learner.add(layer.of_windows(local, sheet.windows), number[sheet.label])
-    for learner in progress_bar(labels, progress, desc="SVM", unit="layer"):
+    for learner in progress_bar(labels, desc="SVM", unit="layer"):
         learner.learn()
 
 

@@ -16,6 +16,7 @@ from digitlib.dataset import Dataset, load_dataset
 from digitlib.handwriting import write_dataset
 from digitlib.settings import Settings
 
+os.environ["TQDM_DISABLE"] = "1"  # no progress bars
 # No deadline: a shared machine stalls now and then. No database: a run forgets the last one.
 hypothesis.settings.register_profile("digitlib", deadline=None, max_examples=50, database=None)
 hypothesis.settings.load_profile("digitlib")
@@ -34,24 +35,24 @@ def ruled_lines(image: np.ndarray) -> int:
 def digits_folder(tmp_path_factory) -> Path:
     """The numbers 01 to 03; test/03_2.png is the tall one."""
     folder = tmp_path_factory.mktemp("data") / "digits-3-1"
-    return write_dataset("digits", folder, classes=3, seed=1, progress=False)
+    return write_dataset("digits", folder, classes=3, seed=1)
 
 
 @pytest.fixture(scope="session")
 def hands_folder(tmp_path_factory) -> Path:
     """Six hands, a page and two strips each."""
     folder = tmp_path_factory.mktemp("data") / "hands-6-1"
-    return write_dataset("hands", folder, classes=6, seed=1, progress=False)
+    return write_dataset("hands", folder, classes=6, seed=1)
 
 
 @pytest.fixture(scope="session")
 def digits(digits_folder) -> Dataset:
-    return load_dataset(digits_folder, progress=False)
+    return load_dataset(digits_folder)
 
 
 @pytest.fixture(scope="session")
 def hands(hands_folder) -> Dataset:
-    return load_dataset(hands_folder, progress=False)
+    return load_dataset(hands_folder)
 
 
 @pytest.fixture(scope="session")
@@ -59,7 +60,7 @@ def reference() -> Dataset:
     """The real scans; a test that asks for them is skipped where there are none."""
     if not os.environ.get("DIGITLIB_REFERENCE"):
         pytest.skip("DIGITLIB_REFERENCE names no reference data")
-    return load_dataset("reference", progress=False)
+    return load_dataset("reference")
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ def some(dataset, n: int):
 
 
 def right(fitted: baseline.Baseline, pages: list[Page], classes: list[str]) -> int:
-    said = fitted.probabilities(pages, progress=False).argmax(axis=1)
+    said = fitted.probabilities(pages).argmax(axis=1)
     return sum(classes[i] == page.label for i, page in zip(said, pages, strict=True))
 
 
@@ -114,18 +114,18 @@ def test_vlad_of_keypoints_by_hand():
 
 @pytest.fixture(scope="module")
 def fitted(hands) -> baseline.Baseline:
-    return baseline.fit(hands.train, hands.classes, SMALL, progress=False)
+    return baseline.fit(hands.train, hands.classes, SMALL)
 
 
 def test_hands_are_told_apart(hands, fitted):
-    shares = fitted.probabilities(hands.test, progress=False)
+    shares = fitted.probabilities(hands.test)
     assert shares.shape == (12, 6)
     np.testing.assert_allclose(shares.sum(axis=1), 1)
     assert right(fitted, hands.test, hands.classes) >= 10  # by chance 2
 
 
 def test_an_image_without_keypoints_may_be_anyones(hands, fitted):
-    shares = fitted.probabilities([page(scan()), hands.test[0]], progress=False)
+    shares = fitted.probabilities([page(scan()), hands.test[0]])
     np.testing.assert_array_equal(shares[0], np.full(6, 1 / 6))
     assert shares[1].max() > 1 / 6  # its neighbour is not touched
 
@@ -133,30 +133,30 @@ def test_an_image_without_keypoints_may_be_anyones(hands, fitted):
 def test_one_keypoint_is_enough_for_an_answer(fitted, monkeypatch):
     one = np.zeros((1, 3), np.float32), np.full((1, 128), 1 / 128, np.float32)
     monkeypatch.setattr(baseline, "keypoints", lambda image, settings: one)
-    shares = fitted.probabilities([page(scan("i"))], progress=False)
+    shares = fitted.probabilities([page(scan("i"))])
     assert np.isfinite(shares).all() and shares.max() > 1 / 6
 
 
 def test_no_pages_no_probabilities(fitted):
-    assert fitted.probabilities([], progress=False).shape == (0, 6)
+    assert fitted.probabilities([]).shape == (0, 6)
 
 
 def test_fitting_twice_gives_the_same(hands, fitted):
-    again = baseline.fit(hands.train, hands.classes, SMALL, progress=False)
-    first, second = (one.probabilities(hands.test[:4], progress=False) for one in (fitted, again))
+    again = baseline.fit(hands.train, hands.classes, SMALL)
+    first, second = (one.probabilities(hands.test[:4]) for one in (fitted, again))
     np.testing.assert_allclose(first, second, atol=1e-6)
 
 
 def test_temperature_divides_the_scores(hands, fitted):
-    warm = baseline.fit(hands.train, hands.classes, replace(SMALL, temperature=2.0), progress=False)
-    cold, warm = (np.log(one.probabilities(hands.test[:1], False)) for one in (fitted, warm))
+    warm = baseline.fit(hands.train, hands.classes, replace(SMALL, temperature=2.0))
+    cold, warm = (np.log(one.probabilities(hands.test[:1])) for one in (fitted, warm))
     np.testing.assert_allclose(np.ptp(cold), 2 * np.ptp(warm), rtol=1e-3)
 
 
 def test_two_classes_have_a_probability_each(hands):
     two = some(hands, 2)
-    fitted = baseline.fit(two.train, two.classes, SMALL, progress=False)
-    table, shares = fitted.evaluated(two.test, progress=False)
+    fitted = baseline.fit(two.train, two.classes, SMALL)
+    table, shares = fitted.evaluated(two.test)
     assert shares.shape == (4, 2) and is_correct(table).sum() >= 3
     assert list(table["filename"]) == [page.path.name for page in two.test]
     assert fitted.seconds > 0 and (table["seconds"] > 0).all()
@@ -165,13 +165,13 @@ def test_two_classes_have_a_probability_each(hands):
 def test_it_is_cross_validated_as_recipes_are(hands, tmp_path):
     """On the same images, in the same columns; a recipe's finished folds are not taken for its."""
     two = some(hands, 2)
-    how = {"run": 1, "progress": False, "learn": baseline.learn}
+    how = {"run": 1, "learn": baseline.learn}
     result, shares = cross_validate(two, SMALL, 3, tmp_path, **how)
     bands = held_out(two, 0, 3)
-    fitted = baseline.fit(bands.train, two.classes, SMALL, progress=False)
+    fitted = baseline.fit(bands.train, two.classes, SMALL)
     images = variants.perturbed(bands.test)
     assert len(result) == len(shares) == sum(map(len, images.values()))
-    own, _ = fitted.evaluated(images["larger", "third"], progress=False)
+    own, _ = fitted.evaluated(images["larger", "third"])
     like = result[(result["variant"] == "larger") & (result["part"] == "third")]
     assert like["predicted"].tolist() == own["predicted"].tolist()
     made_by = json.loads((tmp_path / "fold0" / "done.json").read_text("utf-8"))
@@ -181,16 +181,16 @@ def test_it_is_cross_validated_as_recipes_are(hands, tmp_path):
 def test_a_blank_page_is_named_not_learnt_from(hands):
     pages = [*hands.train, page(scan(), "blank")]
     with pytest.raises(Problem, match="class blank: its pages have no keypoint"):
-        baseline.fit(pages, [*hands.classes, "blank"], SMALL, progress=False)
+        baseline.fit(pages, [*hands.classes, "blank"], SMALL)
 
 
 def test_pages_with_hardly_a_keypoint_ask_for_fewer_clusters():
     pages = [page(scan("i"), "a"), page(scan("o"), "b")]
     with pytest.raises(Problem, match="CLUSTERS"):
-        baseline.fit(pages, ["a", "b"], replace(SMALL, clusters=4096), progress=False)
+        baseline.fit(pages, ["a", "b"], replace(SMALL, clusters=4096))
 
 
 def test_real_hands_are_told_apart_by_other_lines(reference):
     fold = held_out(some(reference, 5), 1, 3)
-    fitted = baseline.fit(fold.train, fold.classes, SMALL, progress=False)
+    fitted = baseline.fit(fold.train, fold.classes, SMALL)
     assert right(fitted, fold.test, fold.classes) >= 4  # by chance 1

@@ -16,7 +16,7 @@ from digitlib.strips import Strip
 
 def noise(height: int, width: int, label: str) -> Strip:
     image = np.random.default_rng(width).integers(0, 256, (height, width))
-    return Strip(image.astype(np.uint8), label, 0, f"{label}_1.png")
+    return Strip(image.astype(np.uint8), label, 0)
 
 
 # --- patches --------------------------------------------------------------------------------------
@@ -68,7 +68,7 @@ def test_classes_are_drawn_evenly_whatever_their_number_of_strips():
 
 def test_labels_are_those_of_the_strips():
     dark = {"a": 10, "b": 90, "c": 170}  # each class is a tone
-    items = [Strip(np.full((100, 100), t, np.uint8), c, 0, c) for c, t in dark.items()]
+    items = [Strip(np.full((100, 100), t, np.uint8), c, 0) for c, t in dark.items()]
     settings = Settings(patch_size=64, scale=0.5, placement="anywhere", contrast=0, zoom=0)
     patches, labels = PatchStream(items, ["a", "b", "c"], settings).at(0, 1)[0]
     assert [patch[16, 16, 0] for patch in patches] == [[10, 90, 170][label] for label in labels]
@@ -117,7 +117,7 @@ def test_the_order_of_features_is_a_function_of_seed_and_epoch():
 
 def test_batches_of_real_pages_repeat(reference):
     settings = Settings(batch_size=16)
-    items = strips.training_strips(reference.train[:4], settings, progress=False)[0]
+    items = strips.training_strips(reference.train[:4], settings)[0]
     classes = [page.label for page in reference.train[:4]]
     one, other = (PatchStream(items, classes, settings).at(1, 2)[0] for _ in range(2))
     assert same(one, other) and np.bincount(one[1]).tolist() == [4, 4, 4, 4]

@@ -32,7 +32,7 @@ def test_a_quick_bench_finds_labels_as_in_keras_and_the_lead_kept(hands, tmp_pat
     low = [page.path for page in hands.test if page.image.shape[0] < 400][:4]
     names = list(shipped.models())
     for _ in range(2):  # on a shared machine either side may have stalled: once more, then
-        found = bench.bench(low, names, quick=True, folder=tmp_path, progress=False)
+        found = bench.bench(low, names, quick=True, folder=tmp_path)
         if not bench.regressions(found):
             break
     assert bench.regressions(found) == []
@@ -99,12 +99,12 @@ def test_without_further_classes_growth_stays_as_it_was(monkeypatch, tmp_path):
     image = tmp_path / "a_1.png"
     cv2.imwrite(str(image), np.full((40, 40), 255, np.uint8))
     (tmp_path / bench.FOUND).write_text('{"growth": [{"classes": 70}], "images": 9}', "utf-8")
-    found = bench.bench([image], [], quick=True, folder=tmp_path, progress=False)
+    found = bench.bench([image], [], quick=True, folder=tmp_path)
     assert (found["growth"], found["images"]) == ([{"classes": 70}], 1)
 
 
 def test_growth_counts_what_a_number_of_classes_costs(home):
-    row = bench._grown(4, progress=False)
+    row = bench._grown(4)
     assert row["classes"] == 4 and row["right"] >= row["n"] - 1 >= 5
     assert row["seconds_a_class"] == row["training_seconds"] / 4
 

@@ -309,7 +309,7 @@ def put(path: Path, shade: int) -> None:
 
 def test_a_sound_dataset(folder):
     put(folder / "train/a_3.JPG", 90)  # a second page of a class, not in the order of the names
-    dataset = load_dataset(folder, progress=False)
+    dataset = load_dataset(folder)
     assert (dataset.name, dataset.folder, dataset.classes) == ("set", folder, ["a", "b"])
     assert [page.path.name for page in dataset.train] == ["a_1.png", "a_3.JPG", "b_1.png"]
     assert [page.label for page in dataset.test] == ["a", "b"]
@@ -322,7 +322,7 @@ def test_what_is_no_image_is_ignored_and_counted(folder):
         (folder / "train" / name).write_text("not an image")
     (folder / "test" / "c_old.png").mkdir()  # a folder, whatever its name
     (folder / "README.md").write_text("beside train and test, so not looked at")
-    dataset = load_dataset(folder, progress=False)
+    dataset = load_dataset(folder)
     assert dataset.ignored == 5
     assert (len(dataset.train), len(dataset.test)) == (2, 2)
 
@@ -330,13 +330,13 @@ def test_what_is_no_image_is_ignored_and_counted(folder):
 def test_links_are_followed_out_of_the_folder(folder, tmp_path):
     shutil.move(folder / "train", tmp_path / "elsewhere")
     (folder / "train").symlink_to(tmp_path / "elsewhere")
-    assert load_dataset(folder, progress=False).classes == ["a", "b"]
+    assert load_dataset(folder).classes == ["a", "b"]
 
 
 def test_inverted_scans_are_turned_and_reported(folder):
     page = 255 - np.asarray(Image.open(folder / "test/a_2.png"))
     Image.fromarray(page).save(folder / "test/a_2.png")
-    dataset = load_dataset(folder, progress=False)
+    dataset = load_dataset(folder)
     assert dataset.inverted == ["test/a_2.png"]
     assert dataset.test[0].image[0, 0] == 255
 
@@ -366,7 +366,7 @@ def same_bytes(folder: Path) -> None:
 def test_bad_datasets_are_refused(folder, spoil, complaints):
     spoil(folder)
     with pytest.raises(Problem) as caught:
-        load_dataset(folder, progress=False)
+        load_dataset(folder)
     for complaint in complaints:
         assert complaint in str(caught.value)
     assert all(line.isprintable() for line in str(caught.value).splitlines())
@@ -377,7 +377,7 @@ def test_who_has_no_test_images_yet_can_learn(folder, empty, capsys):
     shutil.rmtree(folder / "test")
     if empty:
         (folder / "test").mkdir()
-    dataset = load_dataset(folder, progress=False, tests=False)
+    dataset = load_dataset(folder, tests=False)
     assert (dataset.classes, dataset.test, dataset.ignored) == (["a", "b"], [], 0)
     assert main(["check", str(folder)]) == 0
     assert "test: no images yet; notebooks 03 and 08 need none" in capsys.readouterr().out
@@ -388,7 +388,7 @@ def test_all_problems_come_at_once(folder):
     put(folder / "train/nameless.png", 90)
     put(folder / "test/z_1.png", 110)
     with pytest.raises(Problem) as caught:
-        load_dataset(folder, progress=False)
+        load_dataset(folder)
     lines = str(caught.value).splitlines()
     assert lines[0] == f"{folder}: 3 problems"
     for line, name in zip(lines[1:], ["nameless.png", "z_1.png", "a_1.png"], strict=True):
@@ -399,7 +399,7 @@ def test_many_problems_are_counted(folder):
     for i in range(13):
         (folder / f"train/a_{i:02}.png").write_bytes(b"")
     with pytest.raises(Problem) as caught:
-        load_dataset(folder, progress=False)
+        load_dataset(folder)
     lines = str(caught.value).splitlines()
     assert (len(lines), lines[0][-11:], lines[-1].strip()) == (12, "13 problems", "and 3 more")
 
@@ -434,23 +434,23 @@ def test_reference_without_data_names_both_cures(tmp_path, monkeypatch):
     monkeypatch.setattr(digitlib, "DATA", tmp_path)
     monkeypatch.delenv("DIGITLIB_REFERENCE", raising=False)
     with pytest.raises(Problem, match="digitlib fetch.*DIGITLIB_REFERENCE") as caught:
-        load_dataset("reference", progress=False)
+        load_dataset("reference")
     assert "lacks 210" in str(caught.value)
 
 
 def test_reference_reads_the_named_folder(folder, monkeypatch):
     monkeypatch.setenv("DIGITLIB_REFERENCE", str(folder))
-    assert load_dataset("reference", progress=False).folder == folder
+    assert load_dataset("reference").folder == folder
     monkeypatch.setenv("DIGITLIB_REFERENCE", str(folder / "gone"))
     with pytest.raises(Problem, match="DIGITLIB_REFERENCE names .*gone"):
-        load_dataset("reference", progress=False)
+        load_dataset("reference")
 
 
 def test_generated_data_is_read_where_it_lies(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(digitlib, "DATA", tmp_path)
     there = folder_of("digits", 2, 5)
     shutil.move(folder, there)  # so the generator has nothing to do
-    dataset = load_dataset("digits", classes=2, seed=5, progress=False)
+    dataset = load_dataset("digits", classes=2, seed=5)
     assert (dataset.name, dataset.folder) == ("digits", there)
     assert there.parent == tmp_path
 
@@ -459,7 +459,7 @@ def test_generated_data_is_read_where_it_lies(folder, tmp_path, monkeypatch):
     not os.environ.get("DIGITLIB_REFERENCE"), reason="DIGITLIB_REFERENCE names no reference data"
 )
 def test_the_real_scans(tmp_path):
-    dataset = load_dataset("reference", progress=False)
+    dataset = load_dataset("reference")
     assert dataset.classes == [f"{number:02}" for number in range(1, 71)]
     assert {page.image.shape for page in dataset.train} == {(1070, 1545)}
     assert not dataset.inverted
@@ -471,7 +471,7 @@ def test_the_real_scans(tmp_path):
 
 @pytest.mark.parametrize("held", [0, 3_000_000, 10**9])  # none, some, all of them in memory
 def test_images_beyond_what_is_held_are_the_same(hands_folder, held):
-    kept, mapped = (load_dataset(hands_folder, progress=False, held=h) for h in (10**9, held))
+    kept, mapped = (load_dataset(hands_folder, held=h) for h in (10**9, held))
     for one, two in zip(kept.train + kept.test, mapped.train + mapped.test, strict=True):
         assert one.path == two.path
         np.testing.assert_array_equal(one.image, two.image)
@@ -480,9 +480,9 @@ def test_images_beyond_what_is_held_are_the_same(hands_folder, held):
 
 
 def test_of_images_beyond_what_is_held_one_at_a_time_is_in_memory(hands_folder):
-    load_dataset(hands_folder, progress=False, held=0)  # imports and the like are not counted
+    load_dataset(hands_folder, held=0)  # imports and the like are not counted
     tracemalloc.start()
-    load_dataset(hands_folder, progress=False, held=0)
+    load_dataset(hands_folder, held=0)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 8e6  # all 18 images have 14 million pixels; turning one over takes a few copies

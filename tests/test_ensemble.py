@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from digitlib import Problem, ensemble, model, patches, strips
+from digitlib import ensemble, model, patches, strips
 from digitlib.dataset import Dataset
 from digitlib.predict import predict_files
 from digitlib.results import combine, softmax
@@ -86,12 +86,6 @@ def test_votes_that_tie_tie_in_single_precision_too():
     assert tops[0] == tops[1]
 
 
-@pytest.mark.parametrize("how", ["mean", "", "Vote"])
-def test_another_way_to_combine_is_refused(how):
-    with pytest.raises(Problem, match="COMBINE must be probabilities, logits or vote"):
-        combine(np.zeros((1, 1, 2)), how)
-
-
 @given(
     shape=st.tuples(st.integers(1, 2), st.integers(1, 6), st.integers(1, 5)),
     seed=st.integers(0, 2**32),
@@ -121,7 +115,7 @@ def network(tiny) -> model.Network:
 
 @pytest.fixture(scope="module")
 def ballots(network, digits, tiny) -> list[ensemble.Votes]:
-    return ensemble.votes(network.whole, digits.test, tiny, progress=False)
+    return ensemble.votes(network.whole, digits.test, tiny)
 
 
 def test_votes_of_low_and_tall_images(ballots, digits, tiny):
@@ -175,7 +169,7 @@ def saved(network, digits, tiny, tmp_path_factory):
 
 def labelled(files, path, out=None):
     """`predict_files` patch by patch, which is what all else must agree with."""
-    return pd.DataFrame(predict_files(files, path, out, engine="keras", progress=False))
+    return pd.DataFrame(predict_files(files, path, out, engine="keras"))
 
 
 def test_predict_files_with_a_model_alone(saved, ballots, digits, digits_folder, tiny, tmp_path):
@@ -233,17 +227,17 @@ def test_real_scans_from_page_to_table(reference, tmp_path):
         n_patches=10,
         n_even=5,
     )
-    trained = train(three, settings, tmp_path / "checkpoints", progress=False)
+    trained = train(three, settings, tmp_path / "checkpoints")
     assert trained.n_patches["phase 1"] == 10 * 7 * len(labels) + 15 * len(labels)
     path = model.save(trained.network, three.classes, settings, tmp_path / "model.keras")
     files = [page.path for page in three.test]
     table = labelled(files, path, tmp_path / "result.csv")
     assert table["actual"].tolist() == table["filename"].str[:2].tolist() == labels
     assert set(table["predicted"]) <= set(labels) and (table["n_patches"] == 10).all()
-    votes = ensemble.votes(trained.network, three.test, settings, progress=False)
+    votes = ensemble.votes(trained.network, three.test, settings)
     again, probabilities = ensemble.evaluated(three.test, votes, three.classes, settings)
     assert again["predicted"].tolist() == table["predicted"].tolist()
     np.testing.assert_allclose(again["confidence"], table["confidence"], atol=1e-4)
-    own = ensemble.votes(trained.network, three.train, settings, progress=False)
+    own = ensemble.votes(trained.network, three.train, settings)
     answers = [three.classes[combine(vote.logits).argmax()] for vote in own]
     assert answers == labels

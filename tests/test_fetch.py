@@ -81,7 +81,7 @@ def fetch(server, listing, tmp_path):
 
     def call(tries: int = 1) -> Path:
         folder = tmp_path / "data"
-        return fetch_reference(folder, server.url, False, listing, timeout=2, tries=tries)
+        return fetch_reference(folder, server.url, listing, timeout=2, tries=tries)
 
     return call
 
@@ -149,7 +149,7 @@ def test_without_a_server_the_error_says_so(listing, tmp_path, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as closed:
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/"
     with pytest.raises(Problem, match="no connection.* 0 of 4 files"):
-        fetch_reference(tmp_path / "data", url, False, listing, timeout=2, tries=1)
+        fetch_reference(tmp_path / "data", url, listing, timeout=2, tries=1)
 
 
 def test_a_folder_that_cannot_be_written_is_named(fetch, tmp_path):
@@ -164,7 +164,7 @@ def test_many_failures_end_the_attempt(server, tmp_path):
     listing.write_text("".join(f"{'0' * 64}  {name}\n" for name in names))
     server.script = {name: [404] for name in names}
     with pytest.raises(Problem, match="0 of 300 files"):
-        fetch_reference(tmp_path / "data", server.url, False, listing, timeout=2, tries=1)
+        fetch_reference(tmp_path / "data", server.url, listing, timeout=2, tries=1)
     assert server.requests.total() < 300  # five failures, and what was under way by then
 
 
@@ -190,7 +190,7 @@ SUM = "0" * 64
 def test_a_list_may_only_name_files_of_a_dataset(tmp_path, line):
     (tmp_path / "list").write_text(f"{SUM}  train/01_1.png\n{line}\n")
     with pytest.raises(Problem, match="bad line"):
-        fetch_reference(tmp_path / "data", "http://127.0.0.1:9/", False, tmp_path / "list")
+        fetch_reference(tmp_path / "data", "http://127.0.0.1:9/", tmp_path / "list")
     assert not (tmp_path / "data").exists()
 
 

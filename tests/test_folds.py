@@ -354,7 +354,7 @@ def test_the_picture_of_how_sure_answers_are():
     assert curves["thirds"].get_xdata() == pytest.approx([0.01, 0.1, 0.4, 0.7])
     assert curves["thirds"].get_ydata() == pytest.approx([0.25, 0.5, 0.75, 1])
     crosses = [line.get_xdata().tolist() for line in axis.get_lines() if line.get_marker() == "x"]
-    assert crosses == [[], [pytest.approx(0.7)]]  # strangers' answers, all wrong, have none
+    assert crosses == [[], [pytest.approx(0.7)], []]  # strangers' answers have none; the legend's
 
 
 # --- cross-validation -------------------------------------------------------------------------
@@ -383,7 +383,7 @@ def test_cross_validation_goes_on_after_a_kill(digits, quick, tmp_path, counted)
         return variants.whole_and_thirds(pages)
 
     images.__name__ = "whole_and_thirds"
-    how = {"images": images, "progress": False}
+    how = {"images": images}
     with pytest.raises(KeyboardInterrupt):
         folds.cross_validate(digits, quick, 2, tmp_path, **how)
     assert counted == ["digits-3-1-fold0", "digits-3-1-fold1"]
@@ -406,7 +406,7 @@ def test_cross_validation_goes_on_after_a_kill(digits, quick, tmp_path, counted)
 def test_a_fold_of_other_settings_pages_or_images_is_done_again(
     digits, quick, tmp_path, counted, monkeypatch
 ):
-    how = {"run": 1, "progress": False, "images": variants.whole_and_thirds}
+    how = {"run": 1, "images": variants.whole_and_thirds}
     folds.cross_validate(digits, quick, 3, tmp_path, **how)
     folds.cross_validate(digits, quick, 3, tmp_path, **how)
     assert len(counted) == 1
@@ -432,7 +432,7 @@ def of_labels(labels: str) -> Dataset:
 def test_every_class_is_a_stranger_once(labels, parts, tiny, tmp_path):
     learnt = []
 
-    def learn(data, settings, place, progress):
+    def learn(data, settings, place):
         learnt.append("".join(data.classes))
         assert {p.image.shape[0] for p in data.train} == {900}  # whole pages
 
@@ -443,7 +443,7 @@ def test_every_class_is_a_stranger_once(labels, parts, tiny, tmp_path):
 
         return label
 
-    how = {"progress": False, "learn": learn}
+    how = {"learn": learn}
     table = folds.strangers(of_labels(labels), tiny, parts, 3, tmp_path, **how)
     assert len(learnt) == parts and all(len(known) >= len(labels) // 2 for known in learnt)
     for label, rows in table.groupby("actual"):  # three bands a page, in each variant
@@ -457,10 +457,10 @@ def test_every_class_is_a_stranger_once(labels, parts, tiny, tmp_path):
 @pytest.mark.parametrize(("labels", "parts"), [("abc", 2), ("abcd", 1), ("abcd", 3), ("abcd", -1)])
 def test_of_few_classes_none_can_be_left_out(labels, parts, tiny, tmp_path):
     with pytest.raises(Problem, match="STRANGERS must be 0, or 2 to"):
-        folds.strangers(of_labels(labels), tiny, parts, 3, tmp_path, progress=False)
-    none = folds.strangers(of_labels(labels), tiny, 0, 3, tmp_path, progress=False)
+        folds.strangers(of_labels(labels), tiny, parts, 3, tmp_path)
+    none = folds.strangers(of_labels(labels), tiny, 0, 3, tmp_path)
     assert len(none) == 0 and list(none["confidence"]) == []
-    none = folds.strangers(of_labels(labels), tiny, 0, 9, tmp_path, progress=False)
+    none = folds.strangers(of_labels(labels), tiny, 0, 9, tmp_path)
     assert len(none) == 0  # though pages have no room for nine bands
 
 
@@ -479,7 +479,7 @@ def test_no_fold_gives_empty_tables_that_all_else_takes(digits, quick, tmp_path)
 
 def test_pages_too_low_are_refused_before_training(digits, quick, tmp_path, counted):
     with pytest.raises(Problem, match="has no 9 bands of 300 px"):
-        folds.cross_validate(digits, quick, 9, tmp_path, progress=False)
+        folds.cross_validate(digits, quick, 9, tmp_path)
     assert not counted and folds.room(digits.train[0].image.shape[0], 300) == 3
 
 
@@ -488,7 +488,7 @@ def test_ablation_compares_with_the_recipe_as_it_is(digits, quick, tmp_path):
         erased = {(variants.ERASED, "whole"): pages}
         return variants.whole_and_thirds(pages, (variants.HELD_OUT, "larger")) | erased
 
-    how = {"run": 1, "progress": False, "images": images}
+    how = {"run": 1, "images": images}
     base = folds.cross_validate(digits, quick, 3, tmp_path, **how)  # really trained, as the next
     recipes = folds.changes("HEAD_RATE=0; SEED=1", quick)
     table = folds.ablated(digits, quick, recipes, base, 3, tmp_path, **how)
@@ -516,10 +516,10 @@ def test_a_recipe_that_masks_by_ink_labels_all_erased_bands_alike(digits, quick)
     held = folds.held_out(digits, 0, 3)
     core = model.build(3, settings).backbone
     network = model.whole_strips(3, settings, core)
-    vlad.fit(network, held.train, held.classes, settings, progress=False)
+    vlad.fit(network, held.train, held.classes, settings)
     erased = [variants.without_writing(p) for p in held.test]
-    ballots = ensemble.votes(network, erased, settings, progress=False)
+    ballots = ensemble.votes(network, erased, settings)
     assert np.ptp(np.stack([b.logits for b in ballots]), axis=0).max() < 1e-5
     pasted = [variants.with_other_writing(p, held.test[1]) for p in held.test]
-    ballots = ensemble.votes(network, pasted, settings, progress=False)
+    ballots = ensemble.votes(network, pasted, settings)
     assert np.ptp(np.stack([b.logits for b in ballots]), axis=0).max() > 1e-5

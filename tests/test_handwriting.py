@@ -90,8 +90,8 @@ def test_the_loader_takes_what_the_generator_writes(digits, hands):
 
 
 def test_one_seed_gives_the_same_bytes_and_another_none_of_them(digits_folder, tmp_path):
-    again = write_dataset("digits", tmp_path / "again", classes=3, seed=1, progress=False)
-    other = write_dataset("digits", tmp_path / "other", classes=2, seed=2, progress=False)
+    again = write_dataset("digits", tmp_path / "again", classes=3, seed=1)
+    other = write_dataset("digits", tmp_path / "other", classes=2, seed=2)
     assert digests(again) == digests(digits_folder)
     assert not set(digests(other).values()) & set(digests(again).values())
 
@@ -121,7 +121,7 @@ def test_no_two_images_are_alike(hands_folder):
 )
 def test_refused_before_anything_is_written(tmp_path, kind, classes, complaint):
     with pytest.raises(Problem, match=complaint):
-        write_dataset(kind, tmp_path / "new" / "set", classes=classes, progress=False)
+        write_dataset(kind, tmp_path / "new" / "set", classes=classes)
     assert not list(tmp_path.iterdir())
 
 
@@ -156,7 +156,7 @@ def test_nothing_is_left_of_a_data_set_that_fails_half_way(
     monkeypatch.setattr(handwriting, "ProcessPoolExecutor", InThisProcess)
     monkeypatch.setattr(handwriting, "_write_class", fails_at_the_second)
     with pytest.raises(type(failure)):
-        write_dataset("digits", folder, classes=5, progress=False)
+        write_dataset("digits", folder, classes=5)
     left = [path.name for path in tmp_path.rglob("*")]
     assert left == ([folder.name] if was_there else [])
 
@@ -171,20 +171,20 @@ def test_what_is_there_is_never_overwritten(tmp_path):
     (folder / "train").mkdir(parents=True)
     (folder / "train" / "anna_page.png").write_bytes(b"years of work")
     with pytest.raises(Problem, match="mine: is there already, and not empty"):
-        write_dataset("digits", folder, classes=2, progress=False)
+        write_dataset("digits", folder, classes=2)
     assert (folder / "train" / "anna_page.png").read_bytes() == b"years of work"
     with pytest.raises(Problem, match="is there already"):
-        write_dataset("digits", folder / "train" / "anna_page.png", classes=2, progress=False)
+        write_dataset("digits", folder / "train" / "anna_page.png", classes=2)
     (tmp_path / "new").mkdir()
-    write_dataset("digits", tmp_path / "new", classes=2, progress=False)
-    assert load_dataset(tmp_path / "new", progress=False).classes == ["01", "02"]
+    write_dataset("digits", tmp_path / "new", classes=2)
+    assert load_dataset(tmp_path / "new").classes == ["01", "02"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "new"]
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32])
 def test_seeds_that_are_none_are_refused(seed, tmp_path):
     with pytest.raises(Problem, match="seed must be 0 to"):
-        write_dataset("digits", tmp_path / "new", classes=2, seed=seed, progress=False)
+        write_dataset("digits", tmp_path / "new", classes=2, seed=seed)
 
 
 # --- hands ------------------------------------------------------------------------------------
@@ -399,6 +399,6 @@ def shares(pages) -> np.ndarray:
 
 
 def test_generated_pages_hold_as_much_ink_as_real_ones(reference, tmp_path):
-    folder = write_dataset("hands", tmp_path / "hands", classes=20, progress=False)
-    ours, real = shares(load_dataset(folder, progress=False).train), shares(reference.train)
+    folder = write_dataset("hands", tmp_path / "hands", classes=20)
+    ours, real = shares(load_dataset(folder).train), shares(reference.train)
     assert 0.8 < np.median(ours) / np.median(real) < 1.25

@@ -28,14 +28,14 @@ STILL = {"rotation": 0, "translation": 0, "zoom": 0, "contrast": 0, "thickness":
 
 def noise(height: int = 300, width: int = 400, label: str = "01") -> Strip:
     image = np.random.default_rng(height * width).integers(0, 256, (height, width))
-    return Strip(image.astype(np.uint8), label, 0, f"{label}_1.png")
+    return Strip(image.astype(np.uint8), label, 0)
 
 
 def dots(*columns: int, width: int = 100) -> Strip:
     """Paper 60 px high with an ink pixel in row 30 of each of ``columns``."""
     image = np.full((60, width), 255, np.uint8)
     image[30, list(columns)] = 0
-    return Strip(image, "01", 0, "01_1.png")
+    return Strip(image, "01", 0)
 
 
 # --- places -----------------------------------------------------------------------------------
@@ -193,7 +193,7 @@ def black_square() -> Strip:
     """A black square of 20 px in the middle of paper."""
     image = np.full((200, 200), 255, np.uint8)
     image[90:110, 90:110] = 0
-    return Strip(image, "01", 0, "01_1.png")
+    return Strip(image, "01", 0)
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_a_slant_moves_rows_and_keeps_their_height():
 
 def test_contrast_keeps_the_mean_and_stays_in_its_range():
     image = np.tile(np.array([100, 150], np.uint8), (100, 50))
-    strip = Strip(image, "01", 0, "01_1.png")
+    strip = Strip(image, "01", 0)
     settings = dataclasses.replace(FULL, **(STILL | {"contrast": 0.4}))
     for seed in range(20):
         got = cut(strip, np.array([50, 50]), settings, np.random.default_rng(seed))
@@ -242,7 +242,7 @@ def test_contrast_keeps_the_mean_and_stays_in_its_range():
 
 
 def test_what_turns_into_view_is_the_page():
-    strip = Strip(np.full((200, 200), 77, np.uint8), "01", 0, "01_1.png")
+    strip = Strip(np.full((200, 200), 77, np.uint8), "01", 0)
     settings = dataclasses.replace(FULL, **(STILL | {"rotation": 0.125}))
     got = cut(strip, np.array([100, 100]), settings, np.random.default_rng(3))
     assert (got == 77).all()  # no paper in the corners: the strip reaches beyond the patch
@@ -268,7 +268,7 @@ def dark_share(patches: np.ndarray) -> np.ndarray:
 def check_ink_placement(pages) -> None:
     """Every patch that is centred on ink holds some, at its very centre."""
     settings = Settings()
-    for strip in strips.training_strips(pages, settings, progress=False)[1]:
+    for strip in strips.training_strips(pages, settings)[1]:
         centres = even_centres(strip, 15, settings)
         assert np.all(np.diff(centres[:, 0]) >= 0)
         patches = cut_all(strip, centres, settings)

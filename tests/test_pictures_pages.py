@@ -22,7 +22,7 @@ def strip() -> Strip:
     """8 x 12 px, blank but for two pixels of ink, at (2, 3) and (9, 5)."""
     image = np.full((8, 12), 255, np.uint8)
     image[3, 2] = image[5, 9] = 0
-    return Strip(image, "a", 0, "a_1.png")
+    return Strip(image, "a", 0)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_coverage(centres, expected):
 
 
 def test_page_coverage_adds_up_overlapping_strips():
-    one, other = (Strip(np.zeros((4, 3), np.uint8), "a", top, "a_1.png") for top in (0, 2))
+    one, other = (Strip(np.zeros((4, 3), np.uint8), "a", top) for top in (0, 2))
     centres = np.array([[1, 1]])  # 2 px: the top left corner of each
     got = measures.page_coverage([one, other], [centres, centres], 2)
     assert got.tolist() == [[1, 1, 0], [1, 1, 0], [1, 1, 0], [1, 1, 0], [0, 0, 0], [0, 0, 0]]

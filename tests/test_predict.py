@@ -32,7 +32,7 @@ PLAIN = Settings(patch_size=32, scale=1.0)
 
 
 def blank(height: int, width: int) -> Strip:
-    return Strip(np.full((height, width), 255, np.uint8), "a", 0, "a_1.png")
+    return Strip(np.full((height, width), 255, np.uint8), "a", 0)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_windows_by_hand(centre, columns):
 
 @pytest.mark.parametrize("centre", [(8.5, 12.25), (20.0, 16.0)])  # beyond its left end, and within
 def test_at_full_scale_the_network_sees_the_strip_s_own_pixels(centre):
-    strip = Strip(np.random.default_rng(1).integers(0, 256, (32, 64), np.uint8), "", 0, "")
+    strip = Strip(np.random.default_rng(1).integers(0, 256, (32, 64), np.uint8), "", 0)
     settings = replace(PLAIN, patch_size=32, scale=1.0)
     image, _ = windows(strip, np.array([centre]), settings, stride=8)
     left, top = (max(0, -int(np.floor(at - 16))) for at in centre)
@@ -61,7 +61,7 @@ def test_at_full_scale_the_network_sees_the_strip_s_own_pixels(centre):
 
 
 def test_windows_beyond_the_strip_see_paper():
-    strip = Strip(np.zeros((32, 32), np.uint8), "a", 0, "a_1.png")
+    strip = Strip(np.zeros((32, 32), np.uint8), "a", 0)
     image, shares = windows(strip, np.array([[0.0, 16.0]]), PLAIN, stride=8)
     assert image.shape == (32, 32 + WIDE, 1)  # 16 px to the left, then paper to the right
     assert (image[:, 16:48] == 0).all() and (shares[0].sum(axis=0)[:4] == 0.25).all()
@@ -94,7 +94,7 @@ def test_one_pass_sees_what_patches_see_but_at_their_edges(size):
     )
     rng = np.random.default_rng(1)
     strip = Strip(
-        cv2.GaussianBlur(rng.integers(0, 256, (size, 3 * size), np.uint8), (0, 0), 3), *"aaa"
+        cv2.GaussianBlur(rng.integers(0, 256, (size, 3 * size), np.uint8), (0, 0), 3), "a", 0
     )
     centres = np.array([[size / 2 + 32 * i, size / 2] for i in range(3)])
     network = model.build(4, settings).whole
@@ -121,7 +121,7 @@ def whole(tiny, hands, tmp_path_factory):
     small = {"codebooks": 2, "clusters": 8, "components": 8}
     settings = replace(tiny, weights="handwriting", width=1.0, **how, **small)
     network = model.whole_strips(6, settings, model.backbone(settings))
-    vlad.fit(network, hands.train, hands.classes, settings, progress=False)
+    vlad.fit(network, hands.train, hands.classes, settings)
     path = tmp_path_factory.mktemp("whole") / "model.keras"
     return network, settings, model.save(network, hands.classes, settings, path)
 
@@ -153,7 +153,7 @@ def test_the_graph_of_one_pass_gives_its_logits(average, digits):
     reader = model.one_pass(3, settings)
     reader.set_weights(network.get_weights())
     read = Engine(path, engine.ONE_PASS, precision="f32")
-    strip = Strip(enhance(digits.test[0].image, settings), *"aaa")
+    strip = Strip(enhance(digits.test[0].image, settings), "a", 0)
     inputs = windows(strip, np.array([[100.0, 80.0], [300.5, 150.2]]), settings, read.stride)
     inputs = [item[None] for item in inputs]
     np.testing.assert_allclose(read(*inputs), reader.predict_on_batch(inputs), atol=1e-6)
@@ -161,7 +161,7 @@ def test_the_graph_of_one_pass_gives_its_logits(average, digits):
 
 @pytest.mark.parametrize("most", [1, 10_000, 2**19])  # pixels at once: a patch, a few, all
 def test_the_graph_of_patches_gives_the_network_s_logits(most, average, digits, monkeypatch):
-    monkeypatch.setattr(predict, "MOST_PIXELS", most)
+    monkeypatch.setattr(predict, "MOST_AT_ONCE", most)
     network, settings, path = average
     read = Engine(path, engine.PATCHES, precision="f32")
     tall = max(digits.test, key=lambda page: page.image.shape[0])
@@ -180,7 +180,7 @@ def test_engines_are_compared_image_by_image(whole, average, digits, hands):
     ):
         network, settings, path = own
         _, classes, _ = model.load(path)
-        ballots = ensemble.votes(network, pages, settings, progress=False)
+        ballots = ensemble.votes(network, pages, settings)
         result, _ = ensemble.evaluated(pages, ballots, classes, settings)
         table = ensemble.engines_compared(result, ballots, pages, classes, settings, path)
         assert table.index.tolist() == names and (table["ms"] > 0).all()
@@ -189,14 +189,12 @@ def test_engines_are_compared_image_by_image(whole, average, digits, hands):
         assert exact["same"].tolist() == [len(pages)] * 2 and exact["p"].tolist() == [1, 1]
         assert exact["right"].tolist() == [right] * 2
     fewer = replace(settings, n_patches=4, n_even=4)  # than the file says
-    ballots = ensemble.votes(network, pages, fewer, progress=False)
-    exact = ensemble.by_engine(ballots, pages, path, "openvino", fewer, progress=False)
-    for a, b in zip(ballots, exact, strict=True):
-        np.testing.assert_allclose(a.logits, b.logits, atol=1e-4)
-    once = ensemble.by_engine(ballots, pages, path, "one-pass", fewer, progress=False)
-    for a, b in zip(ballots, once, strict=True):
-        assert a.logits.shape == b.logits.shape == (len(a.strips), 4, 3)
-        np.testing.assert_array_equal(a.centres, b.centres)
+    ballots = ensemble.votes(network, pages, fewer)
+    exact = predict.reader(path, "openvino", settings=fewer)[0]
+    once = predict.reader(path, "one-pass", settings=fewer)[0]
+    for ballot, page in zip(ballots, pages, strict=True):
+        np.testing.assert_allclose(ballot.logits, exact(page), atol=1e-4)
+        assert ballot.logits.shape == once(page).shape == (len(ballot.strips), 4, 3)
 
 
 def test_weights_lie_where_their_spans_say(whole):
@@ -215,7 +213,7 @@ def test_a_folder_is_labelled_as_keras_labels_it(whole, hands, hands_folder, tmp
     rows = {}
     for name in "openvino", "keras":
         out = tmp_path / f"{name}.csv"
-        rows[name] = predict_files([hands_folder / "test"], path, out, name, progress=False)
+        rows[name] = predict_files([hands_folder / "test"], path, out, name)
         assert out.read_text("utf-8").count("\n") == len(hands.test) + 1
     for one, two in zip(*rows.values(), strict=True):
         assert [one[k] for k in ("filename", "actual", "predicted", "n_patches")] == [
@@ -248,11 +246,11 @@ def test_half_precision_is_used_where_the_processor_has_it(
 
 def test_answers_below_a_confidence_are_not_sure(whole, hands_folder, tmp_path, capsys):
     images, file, out = [hands_folder / "test"], tmp_path / "model.keras", tmp_path / "r.csv"
-    plain = predict_files(images, whole[2], progress=False)
+    plain = predict_files(images, whole[2])
     assert "sure" not in plain[0]  # nobody has said from when on
     middle = sorted(row["confidence"] for row in plain)[len(plain) // 2]
     shipped.write_card(whole[2], file, {shipped.SURE: f"{middle - 1e-9} (by hand)"})
-    for row in predict_files(images, file, progress=False):
+    for row in predict_files(images, file):
         assert row["sure"] == ("yes" if row["confidence"] >= middle - 1e-9 else "no")
     assert main(["predict", str(images[0]), "--model", str(file), "--out", str(out)]) == 0
     said = capsys.readouterr()
@@ -260,7 +258,7 @@ def test_answers_below_a_confidence_are_not_sure(whole, hands_folder, tmp_path, 
     assert f"; not sure of {len(plain) // 2}" in said.err
     rows = read_result_csv(out)
     assert (rows["sure"] == "no").sum() == len(plain) // 2
-    assert {row["sure"] for row in predict_files(images, file, progress=False, sure=0.0)} == {"yes"}
+    assert {row["sure"] for row in predict_files(images, file, sure=0.0)} == {"yes"}
 
 
 @pytest.mark.parametrize("text", ["2", "-0.1", "nan", "much"])
@@ -287,7 +285,7 @@ def test_an_unreadable_image_is_named_and_nothing_is_written(whole, hands_folder
     shutil.copytree(hands_folder / "test", tmp_path / "scans")
     (tmp_path / "scans" / "zz_9.png").write_bytes(b"no image")
     with pytest.raises(Problem, match="zz_9.png"):
-        predict_files([tmp_path / "scans"], whole[2], tmp_path / "r.csv", progress=False)
+        predict_files([tmp_path / "scans"], whole[2], tmp_path / "r.csv")
     assert not (tmp_path / "r.csv").exists()
 
 
@@ -303,7 +301,7 @@ def test_the_command_labels_all_that_can_be_read(whole, hands_folder, tmp_path, 
     assert f"{len(good)} images labelled" in said.err and "not labelled: 2 problems" in said.err
     assert "00_9.png" in said.err and "zz_9.png" in said.err and "_9.png" not in said.out
     assert read_result_csv(out)["filename"].tolist() == good
-    rows = predict_files([tmp_path / "scans" / name for name in good], whole[2], progress=False)
+    rows = predict_files([tmp_path / "scans" / name for name in good], whole[2])
     assert read_result_csv(out)["predicted"].tolist() == [row["predicted"] for row in rows]
     bad = ["predict", str(tmp_path / "scans" / "zz_9.png"), "--out", str(tmp_path / "no.csv")]
     assert main(bad) == 2 and not (tmp_path / "no.csv").exists()
@@ -315,13 +313,13 @@ def test_images_of_one_name_are_told_apart_by_their_folders(whole, hands_folder,
     for twin in twins:
         twin.parent.mkdir()
         shutil.copy(file, twin)
-    rows = predict_files(twins, whole[2], progress=False)
+    rows = predict_files(twins, whole[2])
     assert [row["filename"] for row in rows] == [str(twin) for twin in twins]
 
 
 def test_a_folder_as_out_is_refused_before_labelling(whole, hands_folder, tmp_path):
     with pytest.raises(Problem, match="is a folder; name a file in it"):
-        predict_files([hands_folder / "test"], whole[2], tmp_path, progress=False)
+        predict_files([hands_folder / "test"], whole[2], tmp_path)
 
 
 def test_a_name_that_the_terminal_cannot_show_is_escaped(whole, hands_folder, tmp_path):
@@ -346,10 +344,10 @@ def test_a_model_without_a_graph_is_read_by_keras(whole, hands_folder, tmp_path)
     path = without(whole[2], tmp_path / "model.keras", "engine.xml")
     assert chosen("auto", path) == "keras"
     files = [next((hands_folder / "test").iterdir())]
-    (row,) = predict_files(files, path, progress=False)
-    assert row["predicted"] == predict_files(files, whole[2], progress=False)[0]["predicted"]
+    (row,) = predict_files(files, path)
+    assert row["predicted"] == predict_files(files, whole[2])[0]["predicted"]
     with pytest.raises(Problem, match="no graph.*--engine keras"):
-        predict_files(files, path, engine="openvino", progress=False)
+        predict_files(files, path, engine="openvino")
 
 
 @pytest.mark.parametrize(
@@ -425,7 +423,7 @@ def test_an_image_too_large_for_the_network_is_named(shape, whole, tmp_path):
     card = {"classes": list("abcdef"), "settings": asdict(monster), "format": shipped.FORMAT}
     without(path, items, **{shipped.CARD.replace(".", "_"): json.dumps(card)})
     with pytest.raises(Problem, match="01_huge.png: .* px are too many at once"):
-        predict_files([file], items, progress=False)
+        predict_files([file], items)
 
 
 def test_weights_of_another_shape_are_refused(whole, tmp_path):
@@ -453,16 +451,16 @@ def test_a_graph_out_of_all_proportion_is_not_read(whole, monkeypatch):
 def test_one_pass_is_shifted_to_what_patches_say_on_the_average(average, digits, tmp_path):
     network, settings, path = average
     assert ensemble.one_pass_shift(network, digits.train, replace(settings, pooling="vlad")) == []
-    shift = ensemble.one_pass_shift(network, digits.train, settings, progress=False)
+    shift = ensemble.one_pass_shift(network, digits.train, settings)
     own = tmp_path / "model.keras"
     model.save(network, digits.classes, settings, own, shift=shift)
     tops = [replace(p, image=p.image[: settings.strip_height]) for p in digits.train]
-    exact = ensemble.votes(network, tops, settings, progress=False)
+    exact = ensemble.votes(network, tops, settings)
     apart = []
     for file in path, own:
-        once = ensemble.by_engine(exact, tops, file, "one-pass", settings, progress=False)
-        both = zip(exact, once, strict=True)
-        apart.append(np.mean([a.logits - b.logits for a, b in both], axis=(0, 1, 2)))
+        once = predict.reader(file, "one-pass", settings=settings)[0]
+        both = zip(exact, map(once, tops), strict=True)
+        apart.append(np.mean([a.logits - b for a, b in both], axis=(0, 1, 2)))
     np.testing.assert_allclose(apart[0], shift, atol=1e-5)
     np.testing.assert_allclose(apart[1], 0, atol=1e-5)
     assert np.abs(shift).max() > 1e-4

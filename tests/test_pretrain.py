@@ -115,7 +115,7 @@ def weights(path) -> list[np.ndarray]:
 
 
 def test_a_run_broken_off_goes_on_from_its_last_checkpoint(tmp_path, monkeypatch):
-    whole = weights(pretrain.pretrain(tmp_path / "a" / "x.weights.h5", **TINY, progress=False))
+    whole = weights(pretrain.pretrain(tmp_path / "a" / "x.weights.h5", **TINY))
     fit, drawn = keras.Model.fit, []
 
     def watched(self, batches, **kwargs):
@@ -128,9 +128,9 @@ def test_a_run_broken_off_goes_on_from_its_last_checkpoint(tmp_path, monkeypatch
     monkeypatch.setattr(keras.Model, "fit", watched)
     out = tmp_path / "b" / "x.weights.h5"
     with pytest.raises(KeyboardInterrupt):
-        pretrain.pretrain(out, **TINY, progress=False)
+        pretrain.pretrain(out, **TINY)
     assert not out.exists()
-    pretrain.pretrain(out, **TINY | {"workers": 2}, progress=False)  # drawn by others: the same
+    pretrain.pretrain(out, **TINY | {"workers": 2})  # drawn by others: the same
     # first batch, how many, and the optimiser's count: cut off at 2, and on from 2
     assert drawn == [(0, 2, 0), (2, 2, 2), (2, 2, 2)]
     assert [p.name for p in out.parent.iterdir()] == [out.name]
@@ -160,7 +160,7 @@ def test_a_run_broken_off_goes_on_from_its_last_checkpoint(tmp_path, monkeypatch
 def test_what_cannot_be_pretrained_is_refused(wrong, tmp_path):
     given = {"out": "x.weights.h5"} | TINY | wrong
     with pytest.raises(Problem):
-        pretrain.pretrain(tmp_path / given.pop("out"), **given, progress=False)
+        pretrain.pretrain(tmp_path / given.pop("out"), **given)
 
 
 def test_the_command_line_says_the_defaults_of_the_function():
@@ -169,4 +169,4 @@ def test_the_command_line_says_the_defaults_of_the_function():
     chosen = {name: value for name, value in given.items() if name not in ("command", "job", "out")}
     assert chosen == {name: defaults[name].default for name in chosen}
     left = set(defaults) - set(chosen)
-    assert left == {"out", "checkpoint_every", "progress"}
+    assert left == {"out", "checkpoint_every"}

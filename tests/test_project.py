@@ -178,16 +178,15 @@ def test_shipped_weights_are_small():
 
 
 @pytest.mark.parametrize(
-    ("progress", "variable", "hidden"),
+    ("variable", "hidden"),
     [
-        (True, "", False),  # as a person wants it
-        (False, "", True),  # as a test wants it
-        (True, "1", True),  # as a notebook to be committed wants it
+        ("", False),  # as a person wants it
+        ("1", True),  # as tests want it, and a notebook to be committed
     ],
 )
-def test_progress_bars_can_be_turned_off(progress, variable, hidden, monkeypatch):
+def test_progress_bars_can_be_turned_off(variable, hidden, monkeypatch):
     monkeypatch.setenv("TQDM_DISABLE", variable)
-    bar = digitlib.progress_bar([1, 2], progress)
+    bar = digitlib.progress_bar([1, 2])
     assert bar.disable is hidden and list(bar) == [1, 2]
 
 

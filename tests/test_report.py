@@ -21,7 +21,7 @@ from bs4 import BeautifulSoup
 import digitlib
 from digitlib import Problem
 from digitlib.__main__ import main
-from digitlib.pages import duration, settled_text
+from digitlib.pages import duration
 from digitlib.parameters import (
     Parameter,
     notebook_parameters,
@@ -551,20 +551,6 @@ def test_index_survives_broken_foreign_and_hostile_runs(home):
 )
 def test_duration(seconds, text):
     assert duration(seconds) == text
-
-
-@pytest.mark.parametrize(
-    "text, left",
-    [
-        ("a\rb\rc\n", "c\n"),  # what a terminal shows in the end
-        ("line\r\nnext\r\n", "line\nnext\n"),  # Windows ends of lines are no bars
-        ("1/2\b\b\b2/2\nend\n", "2/2\nend\n"),  # Keras's way
-        (" 40%|####    | 4/10 [00:01]\nend\n", "end\n"),  # tqdm without a terminal
-        ("80 % of | these | stay\n", "80 % of | these | stay\n"),
-    ],
-)
-def test_progress_bars_leave_only_what_followed(text, left):
-    assert settled_text(text) == left
 
 
 @pytest.mark.parametrize(

@@ -200,13 +200,13 @@ def uncached(tiny):
 def straight(digits, cached, tmp_path_factory) -> tuple[train.Trained, list[str]]:
     """An uninterrupted run with ``cached``, and what it leaves in its folder."""
     folder = tmp_path_factory.mktemp("straight")
-    trained = train.train(digits, cached, folder, progress=False)
+    trained = train.train(digits, cached, folder)
     return trained, files(folder)
 
 
 @pytest.fixture(scope="module")
 def straight_uncached(digits, uncached, tmp_path_factory) -> train.Trained:
-    return train.train(digits, uncached, tmp_path_factory.mktemp("uncached"), progress=False)
+    return train.train(digits, uncached, tmp_path_factory.mktemp("uncached"))
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +216,7 @@ def untrained(cached) -> model.Network:
 
 def held_out(digits: Dataset, settings) -> tuple[np.ndarray, np.ndarray]:
     """The validation patches and labels, cut here once more: 15 a page."""
-    items = strips.training_strips(digits.train, settings, progress=False)[1]
+    items = strips.training_strips(digits.train, settings)[1]
     cut = [patches.cut_all(s, patches.even_centres(s, 15, settings), settings) for s in items]
     return np.concatenate(cut), np.repeat([digits.classes.index(s.label) for s in items], 15)
 
@@ -258,9 +258,9 @@ def test_only_the_top_of_each_page_is_learnt_from(text, digits, cached, tmp_path
     settings = dataclasses.replace(cached, text=text)
     whole = dataclasses.replace(settings, pooling="vlad", head_epochs=0, tune_epochs=0)
     for learn in (
-        lambda: train.train(digits, settings, tmp_path, progress=False),
-        lambda: train.train(digits, whole, tmp_path, progress=False),
-        lambda: baseline.fit(digits.train, digits.classes, settings, progress=False),
+        lambda: train.train(digits, settings, tmp_path),
+        lambda: train.train(digits, whole, tmp_path),
+        lambda: baseline.fit(digits.train, digits.classes, settings),
     ):
         with pytest.raises(Seen) as caught:
             learn()
@@ -269,9 +269,9 @@ def test_only_the_top_of_each_page_is_learnt_from(text, digits, cached, tmp_path
 
 
 def test_a_finished_training_is_not_done_twice(digits, cached, straight, tmp_path, monkeypatch):
-    first = train.train(digits, cached, tmp_path, progress=False)
+    first = train.train(digits, cached, tmp_path)
     monkeypatch.setattr(keras.Model, "fit", None)
-    again = train.train(digits, cached, tmp_path, progress=False)
+    again = train.train(digits, cached, tmp_path)
     assert again.history.equals(first.history)
     for one, other in zip(first.network.weights, again.network.weights, strict=True):
         assert np.array_equal(one, other)
@@ -317,7 +317,7 @@ def test_phase_2_leaves_the_average_of_its_steps(digits, cached, tmp_path):
     def weights(steps: int, averaging: float) -> list[np.ndarray]:
         how = {"steps": steps, "averaging": averaging, "tune_epochs": 1}
         settings, folder = dataclasses.replace(cached, **how), tmp_path / f"{steps}-{averaging}"
-        return train.train(digits, settings, folder, progress=False).network.get_weights()
+        return train.train(digits, settings, folder).network.get_weights()
 
     first, second, averaged = weights(1, 0.0), weights(2, 0.0), weights(2, 0.75)
     moved = [not np.array_equal(a, b) for a, b in zip(first, second, strict=True)]
@@ -351,7 +351,7 @@ def test_a_rate_of_nothing_learns_nothing_and_stops(digits, cached, untrained, t
     settings = dataclasses.replace(
         cached, views=1, head_rate=0, head_epochs=9, head_smoothing=0.3, patience=2, tune_epochs=0
     )
-    trained = train.train(digits, settings, tmp_path, progress=False)
+    trained = train.train(digits, settings, tmp_path)
     network, history = trained.network, trained.history
     assert history["epoch"].tolist() == [1, 2, 3]  # the first is the best; two more are patience
     assert history["rate"].tolist() == [0, 0, 0]
@@ -378,7 +378,7 @@ def test_a_trained_model_is_read_by_keras_and_by_digitlib(straight, digits, cach
 def test_one_class_is_refused(digits, tiny, tmp_path):
     alone = Dataset("one", digits.folder, digits.train[:1], [], 0)
     with pytest.raises(Problem, match="one class only"):
-        train.train(alone, tiny, tmp_path, progress=False)
+        train.train(alone, tiny, tmp_path)
 
 
 # --- kill -9 ------------------------------------------------------------------------------------
@@ -408,7 +408,7 @@ class Watched(train.CachedFeatures):
         self.epoch = (1, epoch)
     __getitem__ = watched(train.CachedFeatures.__getitem__)
 train.CachedFeatures = Watched
-train.train(load_dataset(data, progress=False), Settings(**json.loads(settings)), folder, False)
+train.train(load_dataset(data), Settings(**json.loads(settings)), folder)
 """
 
 
@@ -472,7 +472,7 @@ def test_kills_were_in_mid_epoch(killed):
 
 def test_killed_in_both_phases_and_run_again(killed, digits, cached, straight):
     folder = killed[0] / "cached"
-    check_same(train.train(digits, cached, folder, progress=False), straight[0])
+    check_same(train.train(digits, cached, folder), straight[0])
     assert files(folder) == straight[1]
 
 
@@ -480,12 +480,12 @@ def test_killed_in_the_original_s_phase_1_and_run_again(
     killed, digits, uncached, straight_uncached
 ):
     folder = killed[0] / "uncached"
-    check_same(train.train(digits, uncached, folder, progress=False), straight_uncached)
+    check_same(train.train(digits, uncached, folder), straight_uncached)
 
 
 def test_stopped_between_two_views(digits, cached, untrained, tmp_path, monkeypatch):
     """A whole view is kept, the one under way is computed anew, and the features are the same."""
-    items = strips.training_strips(digits.train, cached, progress=False)[0]
+    items = strips.training_strips(digits.train, cached)[0]
     cut_all, cuts = patches.cut_all, []
 
     def counted(*given):
@@ -496,7 +496,7 @@ def test_stopped_between_two_views(digits, cached, untrained, tmp_path, monkeypa
 
     def views(folder):
         folder.mkdir(exist_ok=True)
-        return train._cached_views(items, cached, untrained.features, folder, False)
+        return train._cached_views(items, cached, untrained.features, folder)
 
     monkeypatch.setattr(patches, "cut_all", counted)
     with pytest.raises(KeyboardInterrupt):

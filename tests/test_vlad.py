@@ -283,15 +283,15 @@ def test_half_precision_hardly_moves_a_logit():
 def test_a_recipe_learns_hands_and_survives_the_file(reader, hands, tmp_path):
     core = model.build(len(hands.classes), reader).backbone  # drawn from the seed
     network = model.whole_strips(len(hands.classes), reader, core)
-    vlad.fit(network, hands.train, hands.classes, reader, progress=False)
-    votes = ensemble.votes(network, hands.test, reader, progress=False)
+    vlad.fit(network, hands.train, hands.classes, reader)
+    votes = ensemble.votes(network, hands.test, reader)
     result, probabilities = ensemble.evaluated(hands.test, votes, hands.classes, reader)
     # Chance is 1 of 6; an untrained backbone's features tell these hands apart nonetheless.
     assert (result["actual"] == result["predicted"]).mean() >= 0.5
-    path = model.save(network, hands.classes, reader, tmp_path / "model.keras", {"data": "hands"})
+    path = model.save(network, hands.classes, reader, tmp_path / "model.keras")
     again, classes, settings = model.load(path)
     assert classes == hands.classes and settings.pooling == "vlad"
-    votes = ensemble.votes(again, hands.test, settings, progress=False)
+    votes = ensemble.votes(again, hands.test, settings)
     same = ensemble.evaluated(hands.test, votes, classes, settings)[1]
     np.testing.assert_allclose(same, probabilities, atol=1e-6)
 
@@ -301,7 +301,7 @@ def test_fitting_is_a_function_of_the_seed(reader, hands):
         settings = replace(reader, seed=seed)
         core = model.backbone(reader)
         network = model.whole_strips(6, settings, _constant(core))
-        vlad.fit(network, hands.train, hands.classes, settings, progress=False)
+        vlad.fit(network, hands.train, hands.classes, settings)
         return network.get_weights()
 
     first, again, other = weights(3), weights(3), weights(4)
@@ -319,7 +319,7 @@ def _constant(core):
 def test_windows_add_up_to_what_one_pass_says(reader, hands):
     """A page that is one window gives the vector that the whole network sees."""
     network = model.whole_strips(6, reader, model.backbone(reader))
-    vlad.fit(network, hands.train, hands.classes, reader, progress=False)
+    vlad.fit(network, hands.train, hands.classes, reader)
     inputs = network_inputs(hands.test[0].image, reader)
     layer = next(item for item in network.layers if isinstance(item, vlad.Vlad))
     maps = vlad.keras.Model(network.input, layer.input)(inputs)
@@ -342,7 +342,7 @@ def test_one_grey_channel_gives_the_features_of_three_alike(reader):
 
 def test_padding_to_the_right_changes_nothing_but_the_edge(reader, hands):
     network = model.whole_strips(6, reader, model.backbone(reader))
-    vlad.fit(network, hands.train, hands.classes, reader, progress=False)
+    vlad.fit(network, hands.train, hands.classes, reader)
     image = hands.test[0].image
     padded = cv2.copyMakeBorder(image, 0, 0, 0, 400, cv2.BORDER_CONSTANT, value=PAPER)
     inputs = [network_inputs(item, reader) for item in (image, padded)]
@@ -354,7 +354,7 @@ def test_padding_to_the_right_changes_nothing_but_the_edge(reader, hands):
 
 def test_a_blank_strip_gets_an_answer_and_no_nan(reader, hands):
     network = model.whole_strips(6, reader, model.backbone(reader))
-    vlad.fit(network, hands.train, hands.classes, reader, progress=False)
+    vlad.fit(network, hands.train, hands.classes, reader)
     blank = replace(hands.test[0], image=np.full((300, 800), PAPER, np.uint8))
     vote = ensemble.vote(network, blank, reader)
     assert vote.logits.shape == (1, 1, 6) and np.isfinite(vote.logits).all()
@@ -365,7 +365,7 @@ def test_several_scales_are_read_and_add_up(reader, hands, tmp_path):
     settings = replace(reader, vlad_scales="0.5 0.7", vlad_layers="block_3_expand_relu")
     network = model.whole_strips(6, settings, model.backbone(settings))
     assert len(network.inputs) == 4  # grey and ink at each
-    vlad.fit(network, hands.train, hands.classes, settings, progress=False)
+    vlad.fit(network, hands.train, hands.classes, settings)
     inputs = network_inputs(hands.test[0].image, settings)
     sizes = [(1, 160, 768, 1), (1, 40, 192), (1, 224, 1088, 1), (1, 56, 272)]
     assert [item.shape for item in inputs] == sizes
@@ -422,7 +422,7 @@ def test_further_sheets_are_of_other_pens_and_slants():
 def test_one_layer_alone_is_learnt(reader, hands):
     settings = replace(reader, vlad_layers="block_3_expand_relu")
     network = model.whole_strips(6, settings, model.backbone(settings))
-    vlad.fit(network, hands.train, hands.classes, settings, progress=False)
+    vlad.fit(network, hands.train, hands.classes, settings)
     vote = ensemble.vote(network, hands.train[0], settings)
     assert hands.classes[int(vote.logits[0, 0].argmax())] == hands.train[0].label
 
@@ -431,13 +431,13 @@ def test_too_little_ink_says_so(reader, hands):
     network = model.whole_strips(6, reader, model.backbone(reader))
     blank = [replace(p, image=np.full((300, 300), PAPER, np.uint8)) for p in hands.train]
     with pytest.raises(Problem, match="CLUSTERS"):
-        vlad.fit(network, blank, hands.classes, reader, progress=False)
+        vlad.fit(network, blank, hands.classes, reader)
 
 
 def test_two_classes_have_two_logits(reader, hands):
     pages = [page for page in hands.train if page.label in hands.classes[:2]]
     network = model.whole_strips(2, reader, model.backbone(reader))
-    vlad.fit(network, pages, hands.classes[:2], reader, progress=False)
+    vlad.fit(network, pages, hands.classes[:2], reader)
     inputs = network_inputs(pages[0].image, reader)
     logits = np.asarray(network.predict_on_batch(inputs))[0]
     assert logits[0] == pytest.approx(-logits[1], abs=1e-4) and logits[0] > 0
@@ -452,8 +452,8 @@ def test_real_lines_are_told_apart_without_any_training(reference):
         dataset="reference", pooling="vlad", split="none", codebooks=1, clusters=16, pen_change=0.0
     )
     network = model.whole_strips(5, settings, model.backbone(settings))
-    vlad.fit(network, fold.train, labels, settings, progress=False)
-    votes = ensemble.votes(network, fold.test, settings, progress=False)
+    vlad.fit(network, fold.train, labels, settings)
+    votes = ensemble.votes(network, fold.test, settings)
     result, _ = ensemble.evaluated(fold.test, votes, labels, settings)
     assert (result["actual"] == result["predicted"]).sum() >= 4
 
@@ -509,11 +509,11 @@ def test_learning_sees_in_openvino_what_keras_gives(reader, hands):
 
 def test_whole_strips_get_the_same_answers_in_openvino(reader, hands):
     network = model.whole_strips(6, reader, model.backbone(reader))
-    vlad.fit(network, hands.train, hands.classes, reader, progress=False)
+    vlad.fit(network, hands.train, hands.classes, reader)
     fast, some = engine.compiled(network), hands.test[:4]
     assert fast is not network
-    exact = ensemble.votes(network, some, reader, progress=False)
-    for one, two in zip(exact, ensemble.votes(fast, some, reader, False), strict=True):
+    exact = ensemble.votes(network, some, reader)
+    for one, two in zip(exact, ensemble.votes(fast, some, reader), strict=True):
         assert one.logits.shape == two.logits.shape == (1, 1, 6)
         np.testing.assert_allclose(two.logits, one.logits, atol=1e-3)
 
