@@ -62,11 +62,7 @@ class _AsTrained(keras.callbacks.Callback):
     """Keeps the weights that an epoch ends with: of averaged ones `fit` then leaves the average."""
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        self.weights = list(map(keras.ops.convert_to_numpy, self.model.trainable_variables))
-
-    def put_back(self) -> None:
-        for item, value in zip(self.model.trainable_variables, self.weights, strict=True):
-            item.assign(value)
+        self.weights = self.model.get_weights()
 
 
 @dataclass
@@ -179,7 +175,7 @@ def _fit(
             # Copies: JAX reuses the arrays that it evaluates, which the optimizer still needs.
             network.set_weights(network.get_weights())
             held = network.evaluate(*validation, batch_size=256, verbose=0, return_dict=True)
-            as_trained.put_back()
+            network.set_weights(as_trained.weights)
             row = {name: values[-1] for name, values in logs.items()}
             row |= {f"val_{name}": value for name, value in held.items()}
             row = {key.replace("sparse_categorical_", ""): float(row[key]) for key in row}
