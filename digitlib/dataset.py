@@ -192,7 +192,12 @@ def _source(name_or_path: str | Path, classes: int, seed: int) -> tuple[str, Pat
 
 def _listed(folder: Path, tests: bool) -> tuple[list[Path], list[Path], list[str]]:
     """The images of train/ and of test/, and what is wrong with their names. Raises Problem."""
-    train, test = _images(folder / "train"), _images(folder / "test", tests)
+    train = _images(folder / "train")
+    try:
+        test = _images(folder / "test", tests)
+    except Problem as problem:
+        cure = "or run what needs none: report --notebooks '03 08'"
+        raise Problem(f"{problem}; {cure}") from None
     problems, trained = [], {label_of(path) for path in train}
     for path in train + test:
         if not label_of(path):
@@ -210,9 +215,7 @@ def _images(folder: Path, needed: bool = True) -> list[Path]:
     if not needed and not folder.exists():
         return []
     if not folder.is_dir():
-        without = ", or run what needs none: report --notebooks '03 08'"
-        cure = f"put images there, named {NAMING}{without if folder.name == 'test' else ''}"
-        raise Problem(f"{folder}: no such folder; {cure}")
+        raise Problem(f"{folder}: no such folder; put images there, named {NAMING}")
     try:
         found = sorted(
             path

@@ -168,7 +168,7 @@ def coverage_plot(curve: pd.DataFrame, threshold: float) -> Figure:
 
 def plain(axis: Axes, image: np.ndarray, title: str = "", **how) -> None:
     """An image without ticks or grid, in a thin frame."""
-    axis.imshow(image, vmin=0, vmax=255, **how)
+    axis.imshow(image, **{"vmin": 0, "vmax": 255} | how)
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set(visible=True, color="#CCCCCC")
     axis.set_title(title, fontsize=9)
@@ -287,15 +287,12 @@ def vote_maps(
         strip, centres, logits = ballots[i].strips[0], ballots[i].centres[0], ballots[i].logits[0]
         odds = softmax(logits)
         votes_right = np.array(classes)[odds.argmax(axis=1)] == pages[i].label
-        axis.imshow(strip.image, vmin=-250, vmax=255)  # greyed, so that the dots stand out
+        row = result.iloc[i]
+        title = (
+            f"{what}: {shorten(row['filename'], 24)}, labelled {shorten(row['predicted'])} at "
+            f"{row['confidence']:.0%}; {votes_right.sum()} of {len(votes_right)} patches right"
+        )
+        plain(axis, strip.image, title, vmin=-250)  # greyed, so that the dots stand out
         colours = np.where(votes_right, RIGHT, WRONG)
         axis.scatter(*centres.T, s=15 + 120 * odds.max(axis=1), c=colours, alpha=0.75, lw=0)
-        row = result.iloc[i]
-        axis.set_title(
-            f"{what}: {shorten(row['filename'], 24)}, labelled {shorten(row['predicted'])} at "
-            f"{row['confidence']:.0%}; {votes_right.sum()} of {len(votes_right)} patches right",
-            fontsize=9,
-        )
-        axis.set(xticks=[], yticks=[])
-        axis.spines[:].set(visible=True, color="#CCCCCC")
     return fig

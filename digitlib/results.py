@@ -37,10 +37,12 @@ def combine(logits: np.ndarray, how: str = "probabilities") -> np.ndarray:
         per_strip = softmax(logits).mean(axis=1)
     elif how == "logits":
         per_strip = softmax(logits.mean(axis=1))
-    else:  # vote
+    elif how == "vote":
         winners = logits.argmax(axis=-1)
         votes = winners[..., None] == np.arange(logits.shape[-1])
         per_strip = votes.mean(axis=1, dtype=np.float32)  # as they are saved: ties stay ties
+    else:
+        raise Problem(f"COMBINE must be probabilities, logits or vote, not {how!r}")
     return per_strip.mean(axis=0)
 
 

@@ -131,7 +131,7 @@ class Settings:
     tune_layers: int = 200  # how many of the backbone's last layers train in phase 2
     tune_rate: float = 2e-3
     tune_smoothing: float = 0.03
-    averaging: float = 0.98  # share of their mean that a step of phase 2 keeps; 0: none
+    averaging: float = 0.98  # moving average of phase 2's weights: share kept a step; 0: none
     schedule: str = "plateau"  # the rate of phase 2: halved on a plateau, or a cosine to 0
     patience: int = 5  # epochs without gain on the validation strips before a phase on plateau ends
     mixed_precision: bool = False  # float16 arithmetic, for GPUs

@@ -351,7 +351,7 @@ def same_bytes(folder: Path) -> None:
         (lambda f: shutil.rmtree(f / "train"), ["train: no such folder"]),
         (
             lambda f: shutil.rmtree(f / "test"),
-            ["test: no such folder", "report --notebooks '0"],
+            ["test: no such folder", "report --notebooks '03 08'"],
         ),
         (lambda f: shutil.rmtree(f), ["set: no such folder"]),
         (lambda f: [p.unlink() for p in f.glob("train/*")], ["train: holds no images"]),

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from digitlib import ensemble, model, patches, strips
+from digitlib import Problem, ensemble, model, patches, strips
 from digitlib.dataset import Dataset
 from digitlib.predict import predict_files
 from digitlib.results import combine, softmax
@@ -84,6 +84,12 @@ def test_votes_that_tie_tie_in_single_precision_too():
     assert shares.dtype == np.float32
     tops = np.stack([shares, shares.astype(np.float64)]).argmax(axis=1)
     assert tops[0] == tops[1]
+
+
+@pytest.mark.parametrize("how", ["mean", "", "Vote"])
+def test_another_way_to_combine_is_refused(how):
+    with pytest.raises(Problem, match="COMBINE must be probabilities, logits or vote"):
+        combine(np.zeros((1, 1, 2)), how)
 
 
 @given(
