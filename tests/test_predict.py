@@ -223,25 +223,53 @@ def test_a_folder_is_labelled_as_keras_labels_it(whole, hands, hands_folder, tmp
 
 
 @pytest.mark.parametrize(
-    ("able", "asked", "precision"),
+    ("flags", "asked", "precision"),
     [
-        (["FP32", "INT8"], None, "f32"),
-        (["FP32", "BF16"], None, "bf16"),
-        (["FP32", "BF16"], "f32", "f32"),
+        ("fpu avx2 fma", None, "f32"),
+        ("fpu avx512f avx512_bf16", None, "f32"),  # half as slow again
+        ("fpu avx512_bf16 amx_bf16 amx_tile", None, "bf16"),
+        ("fpu avx512_bf16 amx_bf16 amx_tile", "f32", "f32"),
+        (None, None, "f32"),  # not Linux
     ],
 )
-def test_half_precision_is_used_where_the_processor_has_it(
-    whole, able, asked, precision, monkeypatch
+def test_half_precision_is_used_where_it_is_faster(
+    whole, tmp_path, flags, asked, precision, monkeypatch
 ):
-    openvino = engine._openvino()
-
-    class Core(openvino.Core):
-        def get_property(self, *names):
-            return able if names[1] == "OPTIMIZATION_CAPABILITIES" else super().get_property(*names)
-
-    monkeypatch.setattr(openvino, "Core", Core)
+    about = tmp_path / "cpuinfo"
+    if flags is not None:
+        about.write_text(f"processor\t: 0\nflags\t\t: {flags}\n", "utf-8")
+    multiplies = engine.multiplies_bfloat16
+    monkeypatch.setattr(engine, "multiplies_bfloat16", lambda: multiplies(about))
     made = engine.Engine(whole[2], precision=asked)
     assert made.how["INFERENCE_PRECISION_HINT"] == precision
+
+
+@pytest.mark.parametrize(
+    ("orders", "left"),
+    [
+        ([[0, 2, 3, 1], [0, 3, 1, 2]], 0),  # there and back
+        ([[0, 2, 3, 1], [0, 2, 3, 1]], 2),  # no pair
+        ([[0, 2, 3, 1]], 1),
+        ([[0, 2, 1, 3], [0, 2, 1, 3], [0, 2, 3, 1]], 1),  # a pair, and one
+    ],
+)
+def test_transpositions_that_undo_each_other_are_left_out(orders, left):
+    import openvino
+    from openvino import opset13
+
+    values = np.arange(24, dtype=np.float32).reshape(1, 2, 3, 4)
+    network_input, wanted = opset13.parameter([1, 2, 3, 4], np.float32), values
+    node = opset13.relu(network_input)
+    for order in orders:
+        node = opset13.transpose(node, order)
+        wanted = wanted.transpose(order)
+    network = openvino.Model([opset13.relu(node)], [network_input])
+    engine._straighten(network)
+    kinds = [item.get_type_name() for item in network.get_ordered_ops()]
+    assert kinds.count("Transpose") == left
+    how = {"INFERENCE_PRECISION_HINT": "f32"}
+    found = openvino.Core().compile_model(network, "CPU", how)([values])[0]
+    np.testing.assert_array_equal(found, wanted)
 
 
 def test_answers_below_a_confidence_are_not_sure(whole, hands_folder, tmp_path, capsys):
