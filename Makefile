@@ -23,7 +23,7 @@ report: .venv/.installed ## Run the notebooks into reports/ (PROFILE=quick DATAS
 	@$(PY) -m digitlib report $(PROFILE) $(if $(DATASET),--dataset "$(DATASET)") $(ARGS)
 
 test: .venv/.installed ## Run the unit tests, then all notebooks with nbval (ARGS='-k strips')
-	$(PY) -m pytest $(or $(ARGS),tests)
+	$(PY) -m pytest $(or $(ARGS),-n 2 --dist loadfile tests)
 	@# Without bars: nbval reads messages after a cell, and of thousands the last would be lost.
 	TQDM_DISABLE=1 $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 \
 		--nbval-sanitize-with tests/nbval_sanitize.cfg notebooks

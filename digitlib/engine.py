@@ -88,18 +88,26 @@ def _converted(
     return converted
 
 
+def _order(node: Any) -> np.ndarray | None:
+    """The order that a transposition puts the axes in; None of any other layer."""
+    if node.get_type_name() != "Transpose":
+        return None
+    order = node.input_value(1).get_node()
+    return order.data if order.get_type_name() == "Constant" else None
+
+
 def _straighten(network: Any) -> None:
     """Take out pairs of transpositions that undo each other.
 
-    OpenVINO leaves one behind each layer that both the next layer and something else reads: where
-    maps are large, copying them to and fro took half of a label's time.
+    OpenVINO leaves one behind a layer that both the next layer and something else reads: where maps
+    are large, copying them to and fro took half of a label's time.
     """
     for item in network.get_ordered_ops():
-        before = item.input_value(0).get_node() if item.get_type_name() == "Transpose" else item
-        if before is not item and before.get_type_name() == "Transpose":
-            orders = [node.input_value(1).get_node().data for node in (before, item)]
-            if np.array_equal(orders[0][orders[1]], np.arange(orders[0].size)):
-                item.output(0).replace(before.input_value(0))
+        second = _order(item)
+        before = item if second is None else item.input_value(0).get_node()
+        first = None if before is item else _order(before)
+        if first is not None and np.array_equal(first[second], np.arange(first.size)):
+            item.output(0).replace(before.input_value(0))
 
 
 class _Compiled:

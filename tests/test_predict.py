@@ -272,6 +272,18 @@ def test_transpositions_that_undo_each_other_are_left_out(orders, left):
     np.testing.assert_array_equal(found, wanted)
 
 
+def test_an_order_of_axes_that_comes_as_an_input_is_left_alone():
+    import openvino
+    from openvino import opset13
+
+    values, order = opset13.parameter([2, 3], np.float32), opset13.parameter([2], np.int64)
+    node = opset13.transpose(opset13.transpose(values, order), np.array([1, 0]))
+    network = openvino.Model([node], [values, order])
+    engine._straighten(network)
+    kinds = [item.get_type_name() for item in network.get_ordered_ops()]
+    assert kinds.count("Transpose") == 2
+
+
 def test_answers_below_a_confidence_are_not_sure(whole, hands_folder, tmp_path, capsys):
     images, file, out = [hands_folder / "test"], tmp_path / "model.keras", tmp_path / "r.csv"
     plain = predict_files(images, whole[2])

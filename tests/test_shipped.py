@@ -37,6 +37,17 @@ def test_a_shipped_model_holds_numbers_and_text_only(path):
     assert names == {"metadata.json", "config.json", engine.WEIGHTS} | own
 
 
+@pytest.mark.parametrize("path", shipped.models().values(), ids=lambda path: path.stem)
+def test_a_shipped_graph_copies_no_map_there_and_back(path):
+    graph = engine.Engine(path).network
+    kinds = {
+        (item.get_type_name(), item.input_value(0).get_node().get_type_name())
+        for item in graph.get_ordered_ops()
+        if item.get_input_size()
+    }
+    assert ("Reshape", "Transpose") in kinds and ("Transpose", "Transpose") not in kinds
+
+
 def test_predict_has_a_model_without_any_run():
     assert shipped.DEFAULT in shipped.models()
 
