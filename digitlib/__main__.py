@@ -60,10 +60,11 @@ def show_parameters() -> int:
         )
         about = " ".join(line.lstrip("# ") for line in comment)
         print(_folded(path.stem, about, 11))
-    seen = set()
+    seen = {}  # name -> default; where another notebook has another, both are listed
     for path in notebook_paths():
-        new = [p for p in notebook_parameters(path).values() if p.name not in seen | {"RUN"}]
-        seen |= {p.name for p in new}
+        own = [p for p in notebook_parameters(path).values() if p.name != "RUN"]
+        new = [p for p in own if p.name not in seen or seen[p.name] != p.default]
+        seen = {p.name: p.default for p in own} | seen
         if new:
             print(f"\n{path.stem}")
         for p in new:
@@ -330,7 +331,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--classes", nargs="+", type=int, default=[],
         help="train on so many generated hands each, such as 70 700; 7000, drawn and learnt, take "
-        "an hour",
+        "half an hour",
     )  # fmt: skip
 
     command(models, "List the models that come with digitlib, with what is known of each.")

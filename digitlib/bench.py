@@ -36,6 +36,7 @@ from digitlib import (
 )
 from digitlib.batches import PatchStream
 from digitlib.dataset import Page, image_files, load_dataset, read_page
+from digitlib.engine import processor
 from digitlib.pages import read_json
 from digitlib.parameters import read_profile
 from digitlib.pictures_of_runs import cost_of_classes, cost_of_labels
@@ -79,10 +80,10 @@ def paper() -> Settings:
 def original(network, settings: Settings) -> Callable[[Path], np.ndarray]:
     """The published procedure: CLAHE, blur, resize, 35 patches of 300 px, one `predict`.
 
-    Returns probabilities (classes,) of an image file. About every second call ends a second late:
-    `predict` makes a `tf.data` pipeline of its batch, and to end one waits at times for the thread
-    that tunes it, which sleeps twice as long each time, till 2.55 s from the start. (A pipeline
-    with `options.autotune.enabled` off never did.)
+    Returns probabilities (classes,) of an image file. Many calls end late, of some processors every
+    second one: `predict` makes a `tf.data` pipeline of its batch, and to end one waits at times for
+    the thread that tunes it, which sleeps twice as long each time, till 2.55 s from the start. (A
+    pipeline with `options.autotune.enabled` off never did.)
     """
 
     def label(file: Path) -> np.ndarray:
@@ -339,9 +340,9 @@ def bench(
     files = image_files(images)
     files = files[:: -(-len(files) // (4 if quick else 24))]
     pages = [read_page(file) for file in files]  # one that cannot be read is named at once
-    found = {"device": device_name(), "images": len(files)}
+    found = {"device": f"{device_name()}, {processor()}", "images": len(files)}
     if folder and not classes and "growth" in (before := read_json(folder / FOUND)):
-        found["growth"] = before["growth"]  # an hour's work: it stays till it is measured again
+        found["growth"] = before["growth"]  # half an hour's work: it stays till it is done again
 
     def keep(**more: list[dict]) -> None:
         found.update(more)

@@ -63,6 +63,14 @@ def _openvino() -> ModuleType:
     return openvino
 
 
+def processor() -> str:
+    """What this machine's processor calls itself, by OpenVINO; "" where that is missing."""
+    try:
+        return _openvino().Core().get_property("CPU", "FULL_DEVICE_NAME")
+    except ImportError:
+        return ""
+
+
 def _converter() -> ModuleType | None:
     """OpenVINO, where it can read the networks of this process: TensorFlow's."""
     import keras
@@ -143,10 +151,10 @@ def compiled(network: "keras.Model") -> "keras.Model | _Compiled":
     On a CPU in less than half of the time that Keras takes. ``network`` itself where there is a
     GPU, no OpenVINO, or another backend than TensorFlow.
     """
-    import keras
+    from digitlib.model import gpus
 
     openvino = _converter()
-    if openvino is None or keras.distribution.list_devices("gpu"):
+    if openvino is None or gpus():
         return network
     return _Compiled(openvino, network)
 

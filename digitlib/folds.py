@@ -100,14 +100,15 @@ def cross_validate(
     run: int | None = None,
     height: int = 300,
     images: Callable[[list[Page]], Images] = perturbed,
-    learn: Callable[[Dataset, Settings, Path, bool], Label] = recipe,
+    learn: Callable[[Dataset, Settings, Path], Label] = recipe,
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """(result table with columns fold, variant, part; probabilities (n, classes)), row by row.
 
     Trains without a band of each page and labels the ``images`` of those bands, in the first
     ``run`` of ``folds`` (all if None). A finished fold stays in ``folder``, and counts as done
     while settings, pages and code are the same. ``learn``: `recipe`, or another that gives what
-    labels images, such as `baseline.learn`. Raises Problem for pages that are too low.
+    labels images, such as `baseline.learn`. A setting ``text`` below 1 is a share of each piece
+    that the band leaves of a page. Raises Problem for pages that are too low.
     """
     tables, odds = [], [np.zeros((0, len(dataset.classes)), np.float32)]
     for fold in range(folds if run is None else min(run, folds)):
@@ -138,7 +139,7 @@ def strangers(
     folds: int,
     folder: Path,
     height: int = 300,
-    learn: Callable[[Dataset, Settings, Path, bool], Label] = recipe,
+    learn: Callable[[Dataset, Settings, Path], Label] = recipe,
 ) -> pd.DataFrame:
     """What is said of writing whose class was never learnt: a table as of `cross_validate`.
 
@@ -168,7 +169,7 @@ def _answers(
     settings: Settings,
     place: Path,
     images: Callable[[list[Page]], Images],
-    learn: Callable[[Dataset, Settings, Path, bool], Label],
+    learn: Callable[[Dataset, Settings, Path], Label],
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """(table with variant and part, probabilities) of the ``images`` of ``held``'s test images.
 

@@ -31,10 +31,18 @@ SHIPPED = {  # weights of generated handwriting, by width
 IMAGENET_WIDTHS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)  # that Keras has weights of
 
 
+def gpus() -> list[str]:
+    """What the backend computes on beside the CPU, such as ``gpu:0``."""
+    if keras.backend.backend() == "torch":  # of which Keras lists no devices
+        import torch
+
+        return [f"gpu:{i}" for i in range(torch.cuda.device_count())]
+    return [name for name in keras.distribution.list_devices() if "cpu" not in name]
+
+
 def device() -> str:
     """What the backend computes on, such as ``cpu:0`` or ``gpu:0``."""
-    devices = keras.distribution.list_devices()
-    return next((d for d in devices if "cpu" not in d), devices[0])
+    return (gpus() or ["cpu:0"])[0]
 
 
 def jit_pays() -> bool | str:

@@ -170,8 +170,11 @@ def write_page(
 
 
 def accuracy(metrics: Mapping[str, Any]) -> tuple[str, str] | None:
-    """("95.7 %", "91.4 to 98.6 %, n = 140") from 05_confusion, else from the last that has one."""
-    entries = recorded(metrics)
+    """("95.7 %", "91.4 to 98.6 %, n = 140") from 05_confusion, else from the last that has one.
+
+    But for 06_baselines, whose accuracy is not that of the run.
+    """
+    entries = {name: entry for name, entry in recorded(metrics).items() if name != "06_baselines"}
     ordered = [entries.pop("05_confusion", {}), *reversed(list(entries.values()))]
     for entry in ordered:
         numbers = entry.get("numbers")

@@ -31,7 +31,8 @@ from digitlib.parameters import notebook_parameters, notebook_paths, read_profil
 # What an earlier run of a name left, and a whole new one must not find:
 LEFT = "metrics.json result.csv baseline.csv probabilities.npy classes.csv bench.json kernels.log"
 MOST_NAME = 100  # characters of a run's name
-PACKAGES = ("numpy", "keras", "tensorflow", "jax", "opencv-python-headless", "papermill")
+PACKAGES = ("numpy", "scipy", "scikit-learn", "opencv-python-headless", "papermill", "openvino")
+PACKAGES += ("keras", "tensorflow", "jax", "torch")
 
 
 # --- The run folder --------------------------------------------------------------------------
@@ -85,12 +86,11 @@ def git_commit() -> str | None:
 
 def device_name() -> str:
     """The device that Keras computes on, if this process has loaded Keras, else the CPU."""
-    cpu = f"cpu ({digitlib.cores()} cores, {platform.machine()})"
-    keras = sys.modules.get("keras")
-    try:
-        found = keras.distribution.list_devices("gpu") if keras else []
-    except Exception:  # a backend that cannot list its devices
-        found = []
+    cpu, found = f"cpu ({digitlib.cores()} cores, {platform.machine()})", []
+    if "keras" in sys.modules:
+        from digitlib.model import gpus
+
+        found = gpus()
     return f"{len(found)} gpu, {cpu}" if found else cpu
 
 
@@ -295,20 +295,26 @@ def run_report(
     given = dict(parameters or {}) | ({"DATASET": dataset} if dataset is not None else {})
     values = settled(read_profile(profile, paths[0].parent) | given, declared)
     defaults = {n: p.default for own in declared.values() for n, p in own.items()}
-    Settings.of(defaults | values)  # ranges
     data = str(values.get("DATASET", defaults.get("DATASET", "")))
     changed = {n: values[n] for n in given if n not in ("DATASET", "RUN")}
-    run = run or values.get("RUN") or default_run_name(profile, data, changed)
+    named = run or values.get("RUN")
+    run = named or default_run_name(profile, data, changed)
+    folder = run_folder(run)
+    before = read_json(folder / "run.json")
+    known = before.get("parameters") if isinstance(before.get("parameters"), dict) else {}
+    if chosen is not None:  # the recipe is the run's, but for what is given now
+        knobs = {field.name.upper() for field in dataclasses.fields(Settings)} - {"DATASET"}
+        values |= settled({n: known[n] for n in knobs & set(known) - set(given)}, declared)
+    Settings.of(defaults | values)  # ranges
     if chosen is None:
         paths = [path for path in paths if not metadata[path].get("on_request")]
     else:
         paths = _chosen(paths, chosen)
-    folder = run_folder(run)
     if data:
         refuse_names(data, any(metadata[path].get("tests", True) for path in paths))
     earlier = []
     if chosen is not None:
-        names, before = {path.stem for path in paths}, read_json(folder / "run.json")
+        names = {path.stem for path in paths}
         own = [Path(profile).stem, data]
         theirs = [
             before.get(key, value) for key, value in zip(("profile", "dataset"), own, strict=True)
@@ -319,6 +325,8 @@ def run_report(
             )
         earlier = [s for s in states_of(before) if s["name"] not in names]
     else:
+        if not named and (theirs := before.get("dataset", data)) != data:
+            raise Problem(f"{folder} is a run on {theirs}: give this one a name of its own, --run")
         # An earlier run of this name must not lend its numbers; checkpoints and model may stay.
         for old in [*folder.glob("[0-9]*.ipynb"), *folder.glob("[0-9]*.html")]:
             old.unlink()
@@ -332,9 +340,11 @@ def run_report(
     differ = {
         name: value
         for name, value in values.items()
-        if name != "RUN" and any(p[name].default != value for p in declared.values() if name in p)
+        if name in changed
+        or name != "RUN"
+        and any(p[name].default != value for p in declared.values() if name in p)
     }
-    if earlier and isinstance(known := before.get("parameters"), dict):
+    if earlier:
         differ = known | differ  # of the notebooks that stay, too
     state = {
         "run": run,
@@ -349,11 +359,17 @@ def run_report(
         "versions": versions(),
     }
     started = time.monotonic()
+
+    def numbers(key: str, states: list[dict]) -> list[float]:
+        values = [own.get(key) for own in states]
+        return [value for value in values if isinstance(value, int | float)]
+
+    took = sum(numbers("seconds", earlier))
     print(f"{len(paths)} notebooks into {folder}", flush=True)
 
     def save() -> None:
-        state["seconds"] = round(time.monotonic() - started, 1)
-        state["peak_memory_mb"] = max((s.get("peak_memory_mb", 0) for s in states), default=0)
+        state["seconds"] = round(took + time.monotonic() - started, 1)
+        state["peak_memory_mb"] = max(numbers("peak_memory_mb", all_of_run), default=0)
         write_json(folder / "run.json", state)
         write_index()
 
@@ -390,5 +406,5 @@ def run_report(
         keep = {key: state[key] for key in ("status", "seconds", "peak_memory_mb", "device")}
         write_json(folder / "metrics.json", metrics | {"run": run} | keep)
         index = write_index()
-    print(f"{state['status']} in {state['seconds']:.0f} s; open {index}", flush=True)
+    print(f"{state['status']} in {time.monotonic() - started:.0f} s; open {index}", flush=True)
     return 0 if all(s["status"] == "done" for s in states) else 1

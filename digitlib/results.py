@@ -89,15 +89,17 @@ def result_rows(
 
 
 def write_rows(rows: Sequence[dict], path: Path) -> None:
-    """Write `result_rows` as UTF-8 CSV, whole or not at all; ``filename,actual,predicted`` first.
+    """Write `result_rows`, or others, as UTF-8 CSV, whole or not at all.
+
+    ``filename,actual,predicted`` are the first columns, where there are such.
 
     Text that a spreadsheet would run as a formula gets one apostrophe in front (as OWASP advises);
     `evaluate.read_result_csv` takes it off again, so rows survive the round trip exactly, and
     ordinary names are written as they are. Numbers keep 9 digits, all that a float32 has.
     """
-    first = ["filename", "actual", "predicted"]
+    first = [name for name in ("filename", "actual", "predicted") if name in rows[0]]
     names = first + [name for name in rows[0] if name not in first]
-    table = [[_cell(name, row[name]) for name in names] for row in rows]
+    table = [[_cell(row[name]) for name in names] for row in rows]
     # A lone CR (before Python 3.13), and what other countries' spreadsheets separate cells by.
     bare = any(mark in cell for row in table for cell in row for mark in "\r;\t")
     quoting = csv.QUOTE_ALL if bare else csv.QUOTE_MINIMAL
@@ -107,7 +109,7 @@ def write_rows(rows: Sequence[dict], path: Path) -> None:
         writer.writerows([names, *table])
 
 
-def _cell(name: str, value: Any) -> str:
-    if name in NUMBERS:
+def _cell(value: Any) -> str:
+    if not isinstance(value, str):
         return f"{value:.9g}" if isinstance(value, float) else str(value)
     return "'" + value if re.match(FORMULA, value) else value

@@ -129,7 +129,9 @@ def mark_sure(run: str, folds: Mapping[str, Any], settings: Settings) -> str:
     if not model.is_file():
         return f"{run} has no model yet; run 03, then 08 again, and predict says what it is sure of"
     _, own, about = read_card(model)
-    if own != replace(settings, weights="none"):
+    with zipfile.ZipFile(model) as archive:  # in settings that were read, weights are none
+        weights = json.loads(read_member(archive, CARD, MOST_CARD))["settings"]["weights"]
+    if replace(own, weights=weights) != settings:
         return f"the model of {run} is of another recipe, so it keeps its card"
     about.pop(SURE, None)
     about |= _sure(folds)

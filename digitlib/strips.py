@@ -65,7 +65,10 @@ def enhance(image: np.ndarray, settings: Settings) -> np.ndarray:
     CLAHE: Zuiderveld 1994, contrast-limited adaptive histogram equalisation, as in OpenCV.
     """
     if settings.clahe_clip:
-        tiles = (settings.clahe_tiles, settings.clahe_tiles)
+        rows = settings.clahe_tiles
+        if settings.pooling == "vlad":  # on a page as high as on a strip
+            rows = max(1, round(rows * image.shape[0] / settings.strip_height))
+        tiles = settings.clahe_tiles, rows
         image = cv2.createCLAHE(settings.clahe_clip, tiles).apply(image)
     if settings.blur:
         image = cv2.GaussianBlur(image, (settings.blur, settings.blur), 0)

@@ -277,7 +277,11 @@ def learn_codebooks(layer: Vlad, features: np.ndarray, seed: int) -> None:
     whitened = pca.transform(rooted)
     centres = [
         MiniBatchKMeans(
-            clusters, random_state=seed * 100 + book, n_init=1, batch_size=4096, max_iter=30
+            clusters,
+            random_state=(seed * 100 + book) % 2**32,
+            n_init=1,
+            batch_size=4096,
+            max_iter=30,
         )
         .fit(whitened)
         .cluster_centers_

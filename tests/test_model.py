@@ -8,6 +8,8 @@ import dataclasses
 import functools
 import io
 import json
+import sys
+import types
 import zipfile
 from pathlib import Path
 
@@ -444,3 +446,20 @@ def test_a_failed_save_leaves_the_old_model(saved, network, tmp_path, monkeypatc
         model.save(network.whole, NAMES, SMALL, path)
     assert path.read_bytes() == saved.read_bytes()
     assert [item.name for item in tmp_path.iterdir()] == ["model.keras"]
+
+
+@pytest.mark.parametrize(
+    ("backend", "cards", "found"),
+    [("torch", 0, []), ("torch", 2, ["gpu:0", "gpu:1"]), ("tensorflow", 0, [])],
+)
+def test_cards_are_found_by_every_backend(backend, cards, found, monkeypatch):
+    """Of PyTorch's Keras lists none."""
+    cuda = types.SimpleNamespace(device_count=lambda: cards)
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(cuda=cuda))
+    monkeypatch.setattr(keras.backend, "backend", lambda: backend)
+    if backend == "torch":
+        monkeypatch.setattr(keras, "distribution", None)
+    else:
+        monkeypatch.setattr(keras.distribution, "list_devices", lambda: ["cpu:0"])
+    assert model.gpus() == found
+    assert model.device() == (found or ["cpu:0"])[0]

@@ -21,7 +21,7 @@ from bs4 import BeautifulSoup
 import digitlib
 from digitlib import Problem
 from digitlib.__main__ import main
-from digitlib.pages import duration
+from digitlib.pages import accuracy, duration
 from digitlib.parameters import (
     Parameter,
     notebook_parameters,
@@ -243,6 +243,13 @@ def test_index_shows_accuracy_with_interval_and_the_failure(finished):
     assert all((finished[0] / "reports" / link).exists() for link in links)
 
 
+def test_a_baseline_s_accuracy_is_not_the_run_s():
+    own, other = {"numbers": {"accuracy": 0.9}}, {"numbers": {"accuracy": 0.8}}
+    both = {"notebooks": {"04_ensemble": own, "06_baselines": other}}
+    assert accuracy(both)[0] == "90.0\N{NO-BREAK SPACE}%"
+    assert accuracy({"notebooks": {"06_baselines": other}}) is None
+
+
 @pytest.mark.parametrize(
     "parameters, profile, says",
     [
@@ -442,6 +449,32 @@ def test_further_notebooks_leave_what_the_run_was_made_with(home):
     assert run_report(run="toy", notebooks=books, chosen="02") == 0
     run = json.loads((home / "reports" / "toy" / "run.json").read_text("utf-8"))
     assert run["parameters"]["SEED"] == 7
+    assert run["seconds"] >= sum(own["seconds"] for own in run["notebooks"]) - 0.2  # all of it
+
+
+@pytest.mark.parametrize(("given", "seed"), [({}, 7), ({"SEED": 1}, 1)])
+def test_further_notebooks_have_the_parameters_of_their_run(home, given, seed):
+    books = home / "notebooks"
+    write_notebook(books, "01_always", "1")
+    write_notebook(books, "02_asked", f"assert SEED == {seed}")
+    run_report(run="toy", notebooks=books, chosen="01", parameters={"SEED": 7})
+    assert run_report(run="toy", notebooks=books, chosen="02", parameters=given) == 0
+
+
+def test_a_run_on_another_folder_of_that_name_is_not_replaced(home):
+    books = home / "notebooks"
+    write_notebook(books, "01_always", "1")
+    folders = [home / name / "scans" for name in ("a", "b")]
+    for folder in folders:
+        (folder / "train").mkdir(parents=True)
+        (folder / "test").mkdir()
+        for name in "train/x_1.png", "train/y_1.png", "test/x_2.png":
+            cv2.imwrite(str(folder / name), np.full((64, 64), 255, np.uint8))
+    assert run_report(dataset=str(folders[0]), notebooks=books) == 0
+    assert run_report(dataset=str(folders[0]), notebooks=books) == 0  # again
+    with pytest.raises(Problem, match=f"is a run on {folders[0]}: give this one a name"):
+        run_report(dataset=str(folders[1]), notebooks=books)
+    assert run_report(dataset=str(folders[1]), run="other", notebooks=books) == 0
 
 
 @pytest.mark.parametrize("notebooks", [5, [1], [{}], [{"name": 5}], [{"name": "09_a"}]])

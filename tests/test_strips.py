@@ -223,6 +223,16 @@ def test_clahe_spreads_faint_contrast_and_respects_its_limit():
     assert np.ptp(faint) == 16 < np.ptp(mild) < np.ptp(strong)
 
 
+def test_clahe_tiles_of_a_page_that_is_read_whole_are_a_strip_s():
+    """Of two strips alike, one below the other, the upper is enhanced as if it stood alone."""
+    image = np.random.default_rng(1).integers(100, 200, (300, 400)).astype(np.uint8)
+    whole = Settings(pooling="vlad", split="none", views=0, blur=0, clahe_tiles=4)
+    page = enhance(np.vstack([image, image]), whole)
+    inner = slice(0, 300 - 300 // 8)  # half a tile further down the next one is seen
+    np.testing.assert_array_equal(page[inner], enhance(image, whole)[inner])
+    assert (page[:300] != enhance(image, Settings(blur=0, clahe_tiles=2))).any()
+
+
 def test_clahe_tiles_see_their_surroundings_only():
     image = noise(64, 64)
     other = image.copy()

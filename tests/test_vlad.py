@@ -521,3 +521,15 @@ def test_whole_strips_get_the_same_answers_in_openvino(reader, hands):
 def test_on_another_backend_learning_stays_in_keras(monkeypatch):
     monkeypatch.setattr(vlad.keras.backend, "backend", lambda: "jax")
     assert engine.compiled(None) is None
+
+
+def test_codebooks_are_learnt_whatever_the_seed():
+    features = np.random.default_rng(1).random((200, 6), np.float32)
+    layer = vlad.Vlad(4, 2, 3, 4)
+    layer.build([(1, None, None, 6), (1, None, None)])
+    found = []
+    for seed in 1, 1, 2**32 - 1:
+        vlad.learn_codebooks(layer, features, seed)
+        found.append(layer.get_weights()[2])
+    np.testing.assert_array_equal(found[0], found[1])
+    assert np.abs(found[0] - found[2]).max() > 0.01
