@@ -127,12 +127,12 @@ class Vlad(keras.layers.Layer):
         self, local: Sequence[np.ndarray], windows: Sequence[tuple[float, float]]
     ) -> np.ndarray:
         """(windows, d): vectors of ``windows``, top and bottom in px of the page, of `local`."""
-        member, whitened, row = map(np.asarray, local)
+        member, whitened, row = map(ops.convert_to_numpy, local)
         flat, centre = member.reshape(len(member), -1), (row + 0.5) * self.stride / self.scale
         inside = [slice(*ends) for ends in np.searchsorted(centre, windows)]
         sums = np.stack([flat[some].T @ whitened[some] for some in inside])
         numbers = np.stack([member[some].sum(axis=0) for some in inside])
-        return np.asarray(self.vectors(sums.reshape(-1, *self.shape), numbers))
+        return ops.convert_to_numpy(self.vectors(sums.reshape(-1, *self.shape), numbers))
 
 
 class _Local(keras.layers.Layer):
