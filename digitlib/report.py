@@ -302,14 +302,14 @@ def run_report(
     folder = run_folder(run)
     before = read_json(folder / "run.json")
     known = before.get("parameters") if isinstance(before.get("parameters"), dict) else {}
-    if chosen is not None:  # the recipe is the run's, but for what is given now
-        knobs = {field.name.upper() for field in dataclasses.fields(Settings)} - {"DATASET"}
-        values |= settled({n: known[n] for n in knobs & set(known) - set(given)}, declared)
-    Settings.of(defaults | values)  # ranges
     if chosen is None:
         paths = [path for path in paths if not metadata[path].get("on_request")]
-    else:
+    else:  # the recipe is the run's, but for what is given now
         paths = _chosen(paths, chosen)
+        knobs = {field.name.upper() for field in dataclasses.fields(Settings)} - {"DATASET"}
+        knobs &= {name for path in paths for name in declared[path]}
+        values |= settled({n: known[n] for n in knobs & set(known) - set(given)}, declared)
+    Settings.of(defaults | values)  # ranges
     if data:
         refuse_names(data, any(metadata[path].get("tests", True) for path in paths))
     earlier = []

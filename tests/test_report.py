@@ -457,8 +457,15 @@ def test_further_notebooks_have_the_parameters_of_their_run(home, given, seed):
     books = home / "notebooks"
     write_notebook(books, "01_always", "1")
     write_notebook(books, "02_asked", f"assert SEED == {seed}")
+    write_notebook(books, "03_other", "1", parameters="RUN: str = ''")
     run_report(run="toy", notebooks=books, chosen="01", parameters={"SEED": 7})
     assert run_report(run="toy", notebooks=books, chosen="02", parameters=given) == 0
+    file = home / "reports" / "toy" / "run.json"
+    text = file.read_text("utf-8").replace('"SEED": ', '"SEED": "seven", "before": ')
+    file.write_text(text, "utf-8")
+    assert run_report(run="toy", notebooks=books, chosen="03") == 0  # has no such parameter
+    with pytest.raises(Problem, match="SEED"):
+        run_report(run="toy", notebooks=books, chosen="02")
 
 
 def test_a_run_on_another_folder_of_that_name_is_not_replaced(home):
