@@ -117,7 +117,9 @@ def accuracy_by_text(table: pd.DataFrame) -> Figure:
     """Accuracy against the share of a test image that is read, a line a system, 95 % intervals."""
     fig, axis = plt.subplots(figsize=(0.8 * WIDTH, 3.8))
     parts = sorted(table["parts"].unique(), reverse=True)
-    for i, (name, rows) in enumerate(table.sort_values("parts").groupby("system", sort=False)):
+    for i, (name, rows) in enumerate(
+        table.sort_values("parts", kind="stable").groupby("system", sort=False)
+    ):
         _accuracies(axis, [parts.index(n) + 0.04 * i for n in rows["parts"]], rows, name)
     _in_percent(axis)
     axis.set_xticks(range(len(parts)), ["all of it" if n == 1 else f"1/{n}" for n in parts])
