@@ -111,9 +111,10 @@ def _straighten(network: Any) -> None:
     are large, copying them to and fro took half of a label's time.
     """
     for item in network.get_ordered_ops():
-        second = _order(item)
-        before = item if second is None else item.input_value(0).get_node()
-        first = None if before is item else _order(before)
+        if (second := _order(item)) is None:
+            continue
+        before = item.input_value(0).get_node()
+        first = _order(before)
         if first is not None and np.array_equal(first[second], np.arange(first.size)):
             item.output(0).replace(before.input_value(0))
 
@@ -381,8 +382,8 @@ class Engine:
         self.how = {"PERFORMANCE_HINT": "THROUGHPUT" if streams > 1 else "LATENCY"}
         if streams > 1:
             self.how["NUM_STREAMS"] = str(streams)
-        fastest = "bf16" if multiplies_bfloat16() else "f32"
-        self.how["INFERENCE_PRECISION_HINT"] = precision or fastest
+        precision = precision or ("bf16" if multiplies_bfloat16() else "f32")
+        self.how["INFERENCE_PRECISION_HINT"] = precision
         self.core, self.network = core, network
         self.compiled: dict[Sizes, Any] = {}
         self.lock, self.own = threading.Lock(), threading.local()

@@ -5,6 +5,7 @@ alone, so that a label costs no time to import more.
 """
 
 import csv
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -95,7 +96,8 @@ def write_rows(rows: Sequence[dict], path: Path) -> None:
 
     Text that a spreadsheet would run as a formula gets one apostrophe in front (as OWASP advises);
     `evaluate.read_result_csv` takes it off again, so rows survive the round trip exactly, and
-    ordinary names are written as they are. Numbers keep 9 digits, all that a float32 has.
+    ordinary names are written as they are. Numbers keep 9 digits, all that a float32 has; a NaN is
+    an empty cell.
     """
     first = [name for name in ("filename", "actual", "predicted") if name in rows[0]]
     names = first + [name for name in rows[0] if name not in first]
@@ -110,6 +112,8 @@ def write_rows(rows: Sequence[dict], path: Path) -> None:
 
 
 def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.9g}"
     if not isinstance(value, str):
-        return f"{value:.9g}" if isinstance(value, float) else str(value)
+        return str(value)
     return "'" + value if re.match(FORMULA, value) else value

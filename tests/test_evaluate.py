@@ -105,11 +105,17 @@ def test_other_tables_are_written_likewise(tmp_path):
     rows = [
         {"class": "=1+1", "n": 2, "recall": np.float64(0.5)},
         {"class": "b", "n": 1, "recall": 1.0},
+        {"class": "c", "n": 0, "recall": np.nan},
     ]
     ev.write_rows(rows, tmp_path / "t.csv")
     with (tmp_path / "t.csv").open(encoding="utf-8", newline="") as file:
         found = list(csv.reader(file))
-    assert found == [["class", "n", "recall"], ["'=1+1", "2", "0.5"], ["b", "1", "1"]]
+    assert found == [
+        ["class", "n", "recall"],
+        ["'=1+1", "2", "0.5"],
+        ["b", "1", "1"],
+        ["c", "0", ""],
+    ]
 
 
 @pytest.mark.parametrize(

@@ -226,7 +226,7 @@ def test_a_folder_is_labelled_as_keras_labels_it(whole, hands, hands_folder, tmp
     ("flags", "asked", "precision"),
     [
         ("fpu avx2 fma", None, "f32"),
-        ("fpu avx512f avx512_bf16", None, "f32"),  # half as slow again
+        ("fpu avx512f avx512_bf16", None, "f32"),  # slower in bfloat16
         ("fpu avx512_bf16 amx_bf16 amx_tile", None, "bf16"),
         ("fpu avx512_bf16 amx_bf16 amx_tile", "f32", "f32"),
         (None, None, "f32"),  # not Linux
