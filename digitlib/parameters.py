@@ -12,7 +12,7 @@ import math
 import os
 import reprlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,22 @@ class Parameter:
     type: str
     default: Any
     help: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Notebook:
+    """A notebook of the suite; the last three are its metadata's ``digitlib``."""
+
+    path: Path
+    parameters: dict[str, Parameter]
+    needs: Sequence[str] = ()  # names of notebooks without which it cannot run
+    on_request: bool = False  # it runs where its number is given
+    tests: bool = True  # it needs test images
+
+    @property
+    def name(self) -> str:
+        """``03_training``"""
+        return self.path.stem
 
 
 def notebook_paths(notebooks: Path | None = None) -> list[Path]:
@@ -71,6 +87,12 @@ def notebook_parameters(path: Path) -> dict[str, Parameter]:
             default = ast.literal_eval(node.value)
             found[name] = Parameter(name, kind, default, comment.partition("#")[2].strip())
     return found
+
+
+def read_notebook(path: Path) -> Notebook:
+    """What a notebook says of itself; raises Problem for a parameters cell of another form."""
+    metadata = json.loads(path.read_text(encoding="utf-8")).get("metadata", {})
+    return Notebook(path, notebook_parameters(path), **metadata.get("digitlib", {}))
 
 
 def typed(parameter: Parameter, value: Any) -> Any:

@@ -7,7 +7,6 @@ Out: reports/<run>/ (executed notebooks, HTML pages, metrics.json, run.json), re
 import dataclasses
 import hashlib
 import importlib.metadata
-import json
 import logging
 import math
 import os
@@ -26,7 +25,7 @@ from typing import Any
 import digitlib
 from digitlib import Problem, write_json
 from digitlib.pages import read_json, recorded, states_of, write_index, write_page
-from digitlib.parameters import notebook_parameters, notebook_paths, read_profile, settled
+from digitlib.parameters import Notebook, notebook_paths, read_notebook, read_profile, settled
 
 # What an earlier run of a name left, and a whole new one must not find:
 LEFT = "metrics.json result.csv baseline.csv probabilities.npy classes.csv bench.json kernels.log"
@@ -254,17 +253,83 @@ def default_run_name(profile: str, dataset: str, changed: Mapping[str, Any]) -> 
     return f"{name[:MOST_NAME] or 'run'}-{hashlib.sha256(lost).hexdigest()[:6]}"
 
 
-def _chosen(paths: list[Path], numbers: str) -> list[Path]:
+def _chosen(suite: list[Notebook], numbers: str) -> list[Notebook]:
     """The notebooks that ``numbers`` ("06 08", or "all") name; raises Problem for others."""
     if numbers == "all":
-        return paths
+        return suite
     wanted = numbers.replace(",", " ").split()
     if not wanted:
         raise Problem("--notebooks names none; give numbers, such as '06 08', or all")
-    there = {path.stem[:2]: path for path in paths}
+    there = {notebook.name[:2]: notebook for notebook in suite}
     if unknown := [number for number in wanted if number[:2] not in there]:
         raise Problem(f"no notebook {unknown[0]!r}; there are: {', '.join(there)}, or all")
     return [there[number] for number in sorted({number[:2] for number in wanted})]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a report is going to do. All of it has been checked, and nothing is written yet."""
+
+    run: str
+    profile: str
+    dataset: str
+    notebooks: list[Notebook]  # to run, in order
+    values: dict[str, Any]  # that they are given
+    changed: dict[str, Any]  # those of the run that are not a notebook's default
+    kept: list[dict] | None  # states of the run's other notebooks; None: the run begins anew
+
+
+def planned(
+    profile: str,
+    parameters: Mapping[str, Any],
+    run: str | None = None,
+    notebooks: Path | None = None,
+    chosen: str | None = None,
+) -> Plan:
+    """The plan of `run_report`; raises Problem, as there."""
+    from digitlib.dataset import refuse_names
+    from digitlib.settings import Settings
+
+    suite = [read_notebook(path) for path in notebook_paths(notebooks)]
+    declared = {notebook.path: notebook.parameters for notebook in suite}
+    defaults = {name: p.default for own in declared.values() for name, p in own.items()}
+    values = read_profile(profile, suite[0].path.parent) | dict(parameters)
+    values = settled(values, declared)
+    dataset = str(values.get("DATASET", defaults.get("DATASET", "")))
+    given = {name: values[name] for name in parameters if name not in ("DATASET", "RUN")}
+    named = run or values.get("RUN")
+    run = named or default_run_name(profile, dataset, given)
+    folder, name = run_folder(run), Path(profile).stem
+    before = read_json(folder / "run.json")
+    theirs = before.get("profile", name), before.get("dataset", dataset)
+    known = before.get("parameters") if isinstance(before.get("parameters"), dict) else {}
+    if chosen is None:
+        todo, kept = [notebook for notebook in suite if not notebook.on_request], None
+        if not named and theirs[1] != dataset:
+            raise Problem(
+                f"{folder} is a run on {theirs[1]}: give this one a name of its own, --run"
+            )
+    else:
+        todo = _chosen(suite, chosen)
+        if theirs != (name, dataset):
+            raise Problem(
+                f"{run} is a run of profile {theirs[0]} on {theirs[1]}: give both, or another --run"
+            )
+        kept = [own for own in states_of(before) if own["name"] not in {n.name for n in todo}]
+        # The recipe is the run's, but for what is given now.
+        knobs = {field.name.upper() for field in dataclasses.fields(Settings)} - {"DATASET"}
+        knobs &= {name for notebook in todo for name in notebook.parameters}
+        values |= settled({n: known[n] for n in knobs & set(known) - set(parameters)}, declared)
+    Settings.of(defaults | values)  # ranges
+    if dataset:
+        refuse_names(dataset, any(notebook.tests for notebook in todo))
+    differ = {
+        name: value
+        for name, value in values.items()
+        if name != "RUN" and any(p[name].default != value for p in declared.values() if name in p)
+    }
+    changed = (known if kept else {}) | differ | given
+    return Plan(run, name, dataset, todo, values | {"RUN": run}, changed, kept)
 
 
 def run_report(
@@ -277,84 +342,37 @@ def run_report(
 ) -> int:
     """Run the notebooks in order into reports/<run>/; 0 if all went well, else 1.
 
-    ``chosen``: numbers of notebooks ("06 08"), or "all"; by default all but those whose metadata
-    say ``{"digitlib": {"on_request": true}}``. What the run's other notebooks left is then kept.
-
-    A notebook names those it needs in its metadata, ``{"digitlib": {"needs": ["03_training"]}}``,
-    and is skipped when one of them failed; ``"tests": false`` there says that it can do without
-    test images. Raises Problem, before anything is written, for an unknown profile, parameter, file
-    or layer, for a value of the wrong type, and for a dataset folder whose files' names do not fit.
+    ``chosen``: numbers of notebooks ("06 08"), or "all"; by default all but those `on_request`.
+    What the run's other notebooks left is then kept. A notebook is skipped when one that it needs
+    failed. Raises Problem, before anything is written, for an unknown profile, parameter, file or
+    layer, for a value of the wrong type, and for a dataset folder whose files' names do not fit.
     """
-    from digitlib.dataset import refuse_names
-    from digitlib.settings import Settings
-
-    paths = notebook_paths(notebooks)
-    declared = {path: notebook_parameters(path) for path in paths}
-    metadata = {p: json.loads(p.read_text("utf-8")).get("metadata", {}) for p in paths}
-    metadata = {path: own.get("digitlib", {}) for path, own in metadata.items()}
     given = dict(parameters or {}) | ({"DATASET": dataset} if dataset is not None else {})
-    values = settled(read_profile(profile, paths[0].parent) | given, declared)
-    defaults = {n: p.default for own in declared.values() for n, p in own.items()}
-    data = str(values.get("DATASET", defaults.get("DATASET", "")))
-    changed = {n: values[n] for n in given if n not in ("DATASET", "RUN")}
-    named = run or values.get("RUN")
-    run = named or default_run_name(profile, data, changed)
-    folder = run_folder(run)
-    before = read_json(folder / "run.json")
-    known = before.get("parameters") if isinstance(before.get("parameters"), dict) else {}
-    if chosen is None:
-        paths = [path for path in paths if not metadata[path].get("on_request")]
-    else:  # the recipe is the run's, but for what is given now
-        paths = _chosen(paths, chosen)
-        knobs = {field.name.upper() for field in dataclasses.fields(Settings)} - {"DATASET"}
-        knobs &= {name for path in paths for name in declared[path]}
-        values |= settled({n: known[n] for n in knobs & set(known) - set(given)}, declared)
-    Settings.of(defaults | values)  # ranges
-    if data:
-        refuse_names(data, any(metadata[path].get("tests", True) for path in paths))
-    earlier = []
-    if chosen is not None:
-        names = {path.stem for path in paths}
-        own = [Path(profile).stem, data]
-        theirs = [
-            before.get(key, value) for key, value in zip(("profile", "dataset"), own, strict=True)
-        ]
-        if theirs != own:
-            raise Problem(
-                f"{run} is a run of profile {theirs[0]} on {theirs[1]}: give both, or another --run"
-            )
-        earlier = [s for s in states_of(before) if s["name"] not in names]
-    else:
-        if not named and (theirs := before.get("dataset", data)) != data:
-            raise Problem(f"{folder} is a run on {theirs}: give this one a name of its own, --run")
+    plan = planned(profile, given, run, notebooks, chosen)
+    folder = run_folder(plan.run)
+    folder.mkdir(parents=True, exist_ok=True)
+    if plan.kept is None:
         # An earlier run of this name must not lend its numbers; checkpoints and model may stay.
         for old in [*folder.glob("[0-9]*.ipynb"), *folder.glob("[0-9]*.html")]:
             old.unlink()
         for name in LEFT.split():
             (folder / name).unlink(missing_ok=True)
-    folder.mkdir(parents=True, exist_ok=True)
+    return _carry_out(plan, folder)
 
-    values["RUN"] = run
-    states = [{"name": path.stem, "status": "waiting"} for path in paths]
-    all_of_run = earlier + states
-    differ = {
-        name: value
-        for name, value in values.items()
-        if name in changed
-        or name != "RUN"
-        and any(p[name].default != value for p in declared.values() if name in p)
-    }
-    if earlier:
-        differ = known | differ  # of the notebooks that stay, too
+
+def _carry_out(plan: Plan, folder: Path) -> int:
+    """Run the plan's notebooks; run.json, the pages and the index follow each step."""
+    kept, states = plan.kept or [], [{"name": n.name, "status": "waiting"} for n in plan.notebooks]
+    everything = sorted(kept + states, key=lambda own: own["name"])
     state = {
-        "run": run,
-        "profile": Path(profile).stem,
-        "dataset": data,
-        "parameters": differ,
+        "run": plan.run,
+        "profile": plan.profile,
+        "dataset": plan.dataset,
+        "parameters": plan.changed,
         "started": now(),
         "status": "running",
         "seconds": 0.0,
-        "notebooks": sorted(all_of_run, key=lambda own: own["name"]),
+        "notebooks": everything,
         "git_commit": git_commit(),
         "versions": versions(),
     }
@@ -364,36 +382,33 @@ def run_report(
         values = [own.get(key) for own in states]
         return [value for value in values if isinstance(value, int | float)]
 
-    took = sum(numbers("seconds", earlier))
-    print(f"{len(paths)} notebooks into {folder}", flush=True)
-
     def save() -> None:
-        state["seconds"] = round(took + time.monotonic() - started, 1)
-        state["peak_memory_mb"] = max(numbers("peak_memory_mb", all_of_run), default=0)
+        state["seconds"] = round(sum(numbers("seconds", kept)) + time.monotonic() - started, 1)
+        state["peak_memory_mb"] = max(numbers("peak_memory_mb", everything), default=0)
         write_json(folder / "run.json", state)
         write_index()
 
+    print(f"{len(states)} notebooks into {folder}", flush=True)
     try:
         save()
-        for number, (path, own) in enumerate(zip(paths, states, strict=True), 1):
-            line, out = f"[{number}/{len(paths)}] {path.stem}", folder / path.name
-            needs = metadata[path].get("needs", [])
-            bad = [s["name"] for s in all_of_run if s["name"] in needs and s["status"] != "done"]
-            if bad:
+        for number, (notebook, own) in enumerate(zip(plan.notebooks, states, strict=True), 1):
+            line, out = f"[{number}/{len(states)}] {notebook.name}", folder / notebook.path.name
+            failed = [s["name"] for s in everything if s["status"] != "done"]
+            if bad := [name for name in failed if name in notebook.needs]:
                 own |= {"status": "skipped", "error": f"needs {', '.join(bad)}"}
                 print(f"{line} skipped: {own['error']}", flush=True)
             else:
                 own["status"] = "running"
                 save()
-                mine = {name: values[name] for name in declared[path] if name in values}
+                mine = {n: plan.values[n] for n in notebook.parameters if n in plan.values}
                 with watched(line) as seen, stderr_to(folder / "kernels.log"):
-                    own["error"] = execute(path, out, mine)
+                    own["error"] = execute(notebook.path, out, mine)
                 own |= seen | {"status": "failed" if own["error"] else "done"}
                 if own["error"]:
                     print(f"      failed: {own['error']}", flush=True)
-            write_page(out, path, state, own)
+            write_page(out, notebook.path, state, own)
             save()
-        state["status"] = "done" if all(s["status"] == "done" for s in all_of_run) else "failed"
+        state["status"] = "done" if all(s["status"] == "done" for s in everything) else "failed"
     except BaseException:
         for unfinished in [state, *(s for s in states if s["status"] == "running")]:
             unfinished["status"] = "interrupted"
@@ -404,7 +419,7 @@ def run_report(
         state["device"] = next((name for name in used if "gpu" in name), device_name())
         save()
         keep = {key: state[key] for key in ("status", "seconds", "peak_memory_mb", "device")}
-        write_json(folder / "metrics.json", metrics | {"run": run} | keep)
+        write_json(folder / "metrics.json", metrics | {"run": plan.run} | keep)
         index = write_index()
     print(f"{state['status']} in {time.monotonic() - started:.0f} s; open {index}", flush=True)
     return 0 if all(s["status"] == "done" for s in states) else 1
