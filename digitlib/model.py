@@ -80,6 +80,17 @@ def read_at(network: keras.Model, layer: str) -> keras.Model:
     return keras.Model(network.input, network.get_layer(layer).output, name="backbone")
 
 
+def draw(seed: int, *networks: keras.Model) -> None:
+    """Draw the kernels of ``networks`` from ``seed`` (uniform: Glorot and Bengio 2010).
+
+    Keras itself would draw them from a state that all code shares.
+    """
+    kernel_of = keras.initializers.GlorotUniform(keras.random.SeedGenerator(seed))
+    for layer in (layer for network in networks for layer in network.layers):
+        if hasattr(layer, "kernel"):
+            layer.kernel.assign(kernel_of(layer.kernel.shape))
+
+
 def trunk(size: int, width: float, layer: str = TRUNK_LAYER) -> keras.Model:
     """MobileNetV2 (Sandler et al. 2018) of ``width``, untrained, read at ``layer``.
 
@@ -252,14 +263,16 @@ def shell(n_classes: int, settings: Settings) -> keras.Model:
 
 
 def build(n_classes: int, settings: Settings) -> Network:
-    """The network for ``n_classes``, its backbone loaded, its head drawn from the seed."""
-    keras.utils.set_random_seed(settings.seed)
+    """The network for ``n_classes``: weights that there are, and the others drawn from the seed."""
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_float16" if settings.mixed_precision else "float32")
     try:
-        return Network(backbone(settings), n_classes, settings)
+        network = Network(backbone(settings), n_classes, settings)
     finally:
         keras.config.set_dtype_policy(policy)
+    drawn = [network.head] if settings.weights != "none" else [network.head, network.backbone]
+    draw(settings.seed, *drawn)
+    return network
 
 
 def _graphs(

@@ -110,8 +110,8 @@ def pretrain(
             raise Problem(complaint)
     cv2.setNumThreads(1)
     model.keep_memory()
-    keras.utils.set_random_seed(seed)
     backbone, network = _network(hands, width, size)
+    model.draw(seed, backbone, network)
     schedule = keras.optimizers.schedules.CosineDecay(
         rate / 20, steps - steps // 20, warmup_target=rate, warmup_steps=steps // 20
     )

@@ -257,11 +257,35 @@ def test_paper_is_one_and_ink_minus_one(network):
     np.testing.assert_allclose(taken, wanted, atol=1e-6)
 
 
-def test_the_head_is_a_function_of_the_seed(network):
-    kernel = network.head.get_layer("logits").get_weights()[0]
-    again, other = (model.build(3, dataclasses.replace(SMALL, seed=seed)) for seed in (1, 2))
-    assert np.array_equal(kernel, again.head.get_layer("logits").get_weights()[0])
-    assert not np.array_equal(kernel, other.head.get_layer("logits").get_weights()[0])
+def test_what_is_drawn_is_a_function_of_the_seed():
+    """Whatever else draws numbers, and wherever: those states are left alone, too."""
+
+    def built(state: int, seed: int) -> list[np.ndarray]:
+        keras.utils.set_random_seed(state)
+        before = np.random.get_state()[1].tolist()
+        network = model.build(3, dataclasses.replace(SMALL, weights="none", seed=seed)).whole
+        assert np.random.get_state()[1].tolist() == before
+        return network.get_weights()
+
+    one, again, other = built(7, 1), built(8, 1), built(7, 2)
+    assert all(map(np.array_equal, one, again))
+    for item, differs in zip(one, other, strict=True):
+        constant = item.std() == 0  # biases, and what BatchNorm starts from
+        assert np.array_equal(item, differs) == constant
+    kernels = [item for item in one if item.ndim == 4]
+    assert len(kernels) > 15 and len({item.flat[0].item() for item in kernels}) == len(kernels)
+    for item in kernels:  # Glorot and Bengio 2010: uniform, up to the root of 6 / (in + out)
+        spots, (n_in, n_out) = item.shape[0] * item.shape[1], item.shape[2:]
+        most = np.sqrt(6 / (spots * (n_in + n_out)))
+        assert 0.8 * most < np.abs(item).max() <= most
+
+
+def test_the_head_alone_is_drawn_where_the_backbone_has_weights():
+    settings = dataclasses.replace(SMALL, weights="handwriting", width=0.5)
+    one, other = (model.build(3, dataclasses.replace(settings, seed=s)).whole for s in (1, 2))
+    same = map(np.array_equal, one.get_weights(), other.get_weights())
+    drawn = [item.path for item, own in zip(one.weights, same, strict=True) if not own]
+    assert len(drawn) == 1 and "logits" in drawn[0] and "kernel" in drawn[0]
 
 
 def test_features_are_spread_out_by_a_mean_and_a_variance_that_are_set():
