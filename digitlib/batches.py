@@ -10,11 +10,13 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from digitlib.patches import cut_each, random_centres
+from digitlib.patches import cut_all, cut_each, even_centres, random_centres
 from digitlib.settings import Settings
 from digitlib.strips import Strip
 
 CACHED_BATCH = 512  # head training on cached features: a batch costs a millisecond
+EVEN_PATCHES = 15  # of a validation strip
+EVEN_BATCH = 16  # validation strips
 
 
 class PatchStream(keras.utils.PyDataset):
@@ -55,17 +57,49 @@ class PatchStream(keras.utils.PyDataset):
         return cut_each(items, random_centres(items, settings, rng), settings, rng), classes
 
 
-class CachedFeatures(keras.utils.PyDataset):
-    """Batches of pooled features for phase 1; an epoch's order is a function of (seed, epoch)."""
+class EvenPatches(keras.utils.PyDataset):
+    """Patches of validation strips, EVEN_PATCHES of each, evenly spaced: always the same, and cut
+    whenever they are asked for. A batch is of whole strips, as `PatchStream`'s else."""
 
-    def __init__(self, features: np.ndarray, labels: np.ndarray, seed: int, epoch: int) -> None:
+    def __init__(self, strips: Sequence[Strip], classes: list[str], settings: Settings) -> None:
         super().__init__()
-        self.features, self.labels = features, labels
-        self.order = np.random.default_rng([seed, 300, epoch]).permutation(len(labels))
+        self.settings, self.strips = settings, strips
+        number = {label: i for i, label in enumerate(classes)}
+        self.labels = np.repeat([number[strip.label] for strip in strips], EVEN_PATCHES)
 
     def __len__(self) -> int:
-        return -(-len(self.labels) // CACHED_BATCH)
+        return -(-len(self.strips) // EVEN_BATCH)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        first, last = index * EVEN_BATCH, (index + 1) * EVEN_BATCH
+        cut = [
+            cut_all(strip, even_centres(strip, EVEN_PATCHES, self.settings), self.settings)
+            for strip in self.strips[first:last]
+        ]
+        return np.concatenate(cut), self.labels[first * EVEN_PATCHES : last * EVEN_PATCHES]
+
+
+class CachedFeatures(keras.utils.PyDataset):
+    """Batches of pooled features for phase 1; an epoch's order is a function of (seed, epoch).
+
+    ``views``: (n, c) each, features of the same n ``labels``; one at least.
+    """
+
+    def __init__(
+        self, views: Sequence[np.ndarray], labels: np.ndarray, seed: int = 0, epoch: int = 0
+    ) -> None:
+        super().__init__()
+        self.views, self.labels = views, labels
+        rng = np.random.default_rng([seed, 300, epoch])
+        self.order = rng.permutation(len(views) * len(labels))
+
+    def __len__(self) -> int:
+        return -(-len(self.order) // CACHED_BATCH)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         chosen = self.order[index * CACHED_BATCH : (index + 1) * CACHED_BATCH]
-        return self.features[chosen], self.labels[chosen]
+        view, row = np.divmod(chosen, len(self.labels))
+        features = np.empty((len(chosen), self.views[0].shape[1]), np.float32)
+        for k, own in enumerate(self.views):
+            features[view == k] = own[row[view == k]]
+        return features, self.labels[row]

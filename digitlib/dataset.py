@@ -21,13 +21,14 @@ from PIL import Image, ImageOps
 import digitlib
 from digitlib import Problem, printable, progress_bar
 from digitlib.fetch import CURES, missing_files
+from digitlib.settings import Settings
 
 GENERATED = ("digits", "hands")
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"}
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")  # told from the bytes; a suffix is not evidence
 MIN_SIDE = 32  # px; a line of writing does not fit in less
 MAX_PIXELS = 100_000_000  # about A4 at 1000 dpi; checked on the header, so that no bomb is decoded
-HELD = 2**31  # bytes of images in memory; what is more lies in a temporary file
+PIECE, BLOCK = 2**26, 2**20  # bytes of a temporary file, of which few can be mapped, and of a write
 MAX_LISTED = 10  # files named in one error; the rest are counted
 NAMING = "{label}_{anything}.png (or jpg, tif, bmp, webp; a label has 1 to 64 characters)"
 
@@ -40,6 +41,36 @@ class Page:
     label: str
     image: np.ndarray  # (h, w) uint8, 0 ink .. 255 paper
     inverted: bool  # the scan was white on black and has been turned
+
+
+class Shelf:
+    """Keeps arrays: up to ``most`` bytes in memory, what is more in temporary files.
+
+    These are mapped into memory, so that the system holds of them what is in use and has room; they
+    lie where TMPDIR says, and go with the last array in them.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.left, self.room = most, np.zeros(0, np.uint8)
+
+    def keep(self, array: np.ndarray) -> np.ndarray:
+        """``array``, or from a file its like, which cannot be written to."""
+        self.left -= array.nbytes
+        if self.left >= 0:
+            return array
+        size = -(-array.nbytes // 64) * 64  # of whole cache lines: any dtype is aligned
+        if size > self.room.size:
+            with tempfile.TemporaryFile() as file:
+                blocks = -(-max(size, PIECE) // BLOCK)
+                for _ in range(blocks):  # were it not written, a full disk would kill us later
+                    file.write(bytes(BLOCK))
+                file.flush()
+                self.room = np.asarray(np.memmap(file, np.uint8, "r+"))
+        place, self.room = self.room[: array.nbytes], self.room[size:]
+        place = place.view(array.dtype).reshape(array.shape)
+        place[...] = array
+        place.flags.writeable = False
+        return place
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +100,7 @@ def load_dataset(
     classes: int = 70,
     seed: int = 1,
     progress: bool = True,
-    held: int = HELD,
+    memory: int = Settings.memory,
     tests: bool = True,
 ) -> Dataset:
     """Read ``digits``, ``hands`` (both written on first use), ``reference`` or a folder.
@@ -77,12 +108,11 @@ def load_dataset(
     A name wins over a folder of that name; write ``./digits`` for the folder. Everything is
     checked before anything is returned, and a Problem lists all bad files at once. Links are
     followed, out of the folder too: shared scans are often collected by links. Images beyond
-    ``held`` bytes wait in a temporary file, mapped into memory. ``tests`` False: there need be no
-    test images yet.
+    ``memory`` MB wait on a `Shelf`. ``tests`` False: there need be no test images yet.
     """
     name, folder = _source(name_or_path, classes, seed)
     train, test, problems = _listed(folder, tests)
-    pages, hashes, unreadable = _read_all(train + test, progress, held)
+    pages, hashes, unreadable = _read_all(train + test, progress, memory)
     problems += unreadable
     learnt = {hashes[path]: path for path in train if path in hashes}
     for path in test:
@@ -234,12 +264,10 @@ def _images(folder: Path, needed: bool = True) -> list[Path]:
 
 
 def _read_all(
-    paths: list[Path], progress: bool, held: int
+    paths: list[Path], progress: bool, memory: int
 ) -> tuple[list[Page], dict[Path, str], list[str]]:
     """The pages that can be read, the SHA-256 of each, and what is wrong with the others."""
-    pages, hashes, problems = [], {}, []
-    aside = tempfile.TemporaryFile()  # noqa: SIM115 (goes with its last image)
-    places: dict[int, tuple[int, tuple[int, int]]] = {}  # of pages in it: where, and their shape
+    pages, hashes, problems, shelf = [], {}, [], Shelf(memory * 10**6)
     for path in progress_bar(paths, desc="reading", unit="image") if progress else paths:
         try:
             page = read_page(path)
@@ -248,18 +276,7 @@ def _read_all(
             continue
         with path.open("rb") as file:
             hashes[path] = hashlib.file_digest(file, "sha256").hexdigest()
-        held -= page.image.nbytes
-        if held < 0:
-            places[len(pages)] = aside.tell(), page.image.shape
-            aside.write(page.image)
-            page = replace(page, image=np.empty((0, 0), np.uint8))  # a view would keep it
-        pages.append(page)
-    if places:
-        aside.flush()
-        mapped = np.asarray(np.memmap(aside, np.uint8, "r"))
-        for i, (start, shape) in places.items():
-            image = mapped[start : start + shape[0] * shape[1]].reshape(shape)
-            pages[i] = replace(pages[i], image=image)
+        pages.append(replace(page, image=shelf.keep(page.image)))
     return pages, hashes, problems
 
 

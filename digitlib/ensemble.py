@@ -13,8 +13,8 @@ import keras
 import numpy as np
 import pandas as pd
 
-from digitlib import cores, evaluate, model, patches, predict, progress_bar, strips
-from digitlib.dataset import Page
+from digitlib import cores, evaluate, model, patches, predict, progress_bar
+from digitlib.dataset import Page, Shelf
 from digitlib.results import combine
 from digitlib.settings import Settings, stride
 
@@ -24,10 +24,8 @@ DRAWS = 20  # of random patches, whose mean `accuracy_by_count` gives
 
 @dataclass(frozen=True)
 class Votes:
-    """What the patches of one image say: where they stand and their logits, strip by strip."""
+    """What the patches of one image say, which are those of `predict.ensemble_of`."""
 
-    strips: list[strips.Strip]
-    centres: list[np.ndarray]  # per strip (n, 2) float x, y px
     logits: np.ndarray  # (n_strips, n, classes) float32
     seconds: float  # from image in memory to logits
 
@@ -40,15 +38,17 @@ def vote(network: keras.Model, page: Page, settings: Settings) -> Votes:
         return np.asarray(network.predict_on_batch(list(inputs) if len(inputs) > 1 else inputs[0]))
 
     way = predict.strip_by_strip if settings.pooling == "vlad" else predict.patch_by_patch
-    logits, (own, centres) = way(label, items, settings), zip(*items, strict=True)
-    return Votes(list(own), list(centres), logits, time.perf_counter() - start)
+    return Votes(way(label, items, settings), time.perf_counter() - start)
 
 
 def votes(network: keras.Model, pages: Iterable[Page], settings: Settings) -> list[Votes]:
-    """`vote` for each of ``pages``."""
+    """`vote` for each of ``pages``; logits beyond ``memory`` MB wait on a `Shelf`."""
     cv2.setNumThreads(1)
-    bar = progress_bar(pages, desc="labelling", unit="image")
-    return [vote(network, page, settings) for page in bar]
+    shelf, ballots = Shelf(settings.memory * 10**6), []
+    for page in progress_bar(pages, desc="labelling", unit="image"):
+        ballot = vote(network, page, settings)
+        ballots.append(replace(ballot, logits=shelf.keep(ballot.logits)))
+    return ballots
 
 
 def one_pass_shift(network: keras.Model, pages: Sequence[Page], settings: Settings) -> list[float]:
@@ -65,8 +65,9 @@ def one_pass_shift(network: keras.Model, pages: Sequence[Page], settings: Settin
     apart, step = [], stride(settings.layer)
     some = pages[:: -(-len(pages) // SHIFT_PAGES)]
     for page in progress_bar(some, desc="one pass", unit="page"):
-        exact = vote(network, replace(page, image=page.image[: settings.strip_height]), settings)
-        inputs = patches.windows(exact.strips[0], exact.centres[0], settings, step)
+        top = replace(page, image=page.image[: settings.strip_height])
+        exact, strip = vote(network, top, settings), predict.ensemble_of(top, settings)[0]
+        inputs = patches.windows(*strip, settings, step)
         once = reader.predict_on_batch([item[None] for item in inputs])
         apart.append((exact.logits - np.asarray(once)).mean(axis=(0, 1)))
     return np.mean(apart, axis=0).tolist()
@@ -82,7 +83,7 @@ def evaluated(
         [page.label for page in pages],
         probabilities,
         classes,
-        n_strips=[len(ballot.strips) for ballot in ballots],
+        n_strips=[len(ballot.logits) for ballot in ballots],
         n_patches=[ballot.logits.shape[0] * ballot.logits.shape[1] for ballot in ballots],
         seconds=[round(ballot.seconds, 4) for ballot in ballots],
     )
@@ -162,7 +163,7 @@ def strips_compared(
     pages: Sequence[Page], ballots: Sequence[Votes], classes: list[str], settings: Settings
 ) -> pd.DataFrame:
     """Of images with two strips: how many, and how many are right by the top, bottom, and both."""
-    tall = [(p, b) for p, b in zip(pages, ballots, strict=True) if len(b.strips) == 2]
+    tall = [(p, b) for p, b in zip(pages, ballots, strict=True) if len(b.logits) == 2]
     rows = {}
     for name, part in ("top", slice(0, 1)), ("bottom", slice(1, 2)), ("both", slice(0, 2)):
         said = [classes[combine(b.logits[part], settings.combine).argmax()] for _, b in tall]

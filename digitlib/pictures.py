@@ -16,7 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 
 from digitlib.evaluate import is_correct, wilson_interval
+from digitlib.predict import ensemble_of
 from digitlib.results import softmax
+from digitlib.settings import Settings
 
 WIDTH = 9.0  # inches; with the dpi below 765 px: a notebook's column
 MISREAD = (260, 640)  # px, height and width of what is shown of a misread strip
@@ -272,7 +274,7 @@ def patch_count_curve(curve: pd.DataFrame) -> Figure:
 
 @figure
 def vote_maps(
-    pages: Sequence, ballots: Sequence, result: pd.DataFrame, classes: Sequence
+    pages: Sequence, ballots: Sequence, result: pd.DataFrame, classes: Sequence, settings: Settings
 ) -> Figure:
     """On three telling strips, a dot a patch: blue right, orange wrong, larger where surer."""
     right = (result["actual"] == result["predicted"]).to_numpy()
@@ -284,8 +286,8 @@ def vote_maps(
         chosen["most certain of the wrong"] = int(np.where(right, -np.inf, sure).argmax())
     fig, axes = plt.subplots(len(chosen), 1, figsize=(WIDTH, 2.2 * len(chosen)), squeeze=False)
     for axis, (what, i) in zip(axes[:, 0], chosen.items(), strict=True):
-        strip, centres, logits = ballots[i].strips[0], ballots[i].centres[0], ballots[i].logits[0]
-        odds = softmax(logits)
+        strip, centres = ensemble_of(pages[i], settings)[0]
+        odds = softmax(ballots[i].logits[0])
         votes_right = np.array(classes)[odds.argmax(axis=1)] == pages[i].label
         row = result.iloc[i]
         title = (

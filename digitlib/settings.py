@@ -30,6 +30,7 @@ RANGES = {  # smallest and largest value that means something
     "classes": (2, 10_000),
     "seed": (0, 2**32 - 1),  # what a SeedGenerator's state holds
     "text": (0.01, 1),
+    "memory": (0, 10_000_000),
     "clahe_clip": (0, 100),
     "clahe_tiles": (1, 64),
     "blur": (0, 31),
@@ -94,6 +95,7 @@ class Settings:
     classes: int = 70  # of a generated data set
     seed: int = 1  # of everything random
     text: float = 1.0  # share of each page, from its top, that is learnt from
+    memory: int = 2000  # MB of images held, and of what is cut from them; more is in files
     # enhancement of a strip
     clahe_clip: float = 2.0  # CLAHE's clip limit; 0 leaves it out
     clahe_tiles: int = 8  # tiles each way

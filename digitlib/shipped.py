@@ -131,7 +131,7 @@ def mark_sure(run: str, folds: Mapping[str, Any], settings: Settings) -> str:
     _, own, about = read_card(model)
     with zipfile.ZipFile(model) as archive:  # in settings that were read, weights are none
         weights = json.loads(read_member(archive, CARD, MOST_CARD))["settings"]["weights"]
-    if replace(own, weights=weights) != settings:
+    if replace(own, weights=weights, memory=settings.memory) != settings:
         return f"the model of {run} is of another recipe, so it keeps its card"
     about.pop(SURE, None)
     about |= _sure(folds)

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from digitlib import Problem, progress_bar
-from digitlib.dataset import Page
+from digitlib.dataset import Page, Shelf
 from digitlib.settings import Settings
 
 PAPER = 255
@@ -140,6 +140,14 @@ def band(page: Page, settings: Settings, top: int = 0, height: int | None = None
     return Strip(enhance(page.image[top:bottom], settings), page.label, top)
 
 
+def _kept(strip: Strip, shelf: Shelf, settings: Settings) -> Strip:
+    """``strip`` with its pixels on ``shelf``, and if patches are centred on ink, where that is."""
+    kept = replace(strip, image=shelf.keep(strip.image))
+    if settings.placement == "ink":
+        vars(kept)["ink_points"] = shelf.keep(strip.ink_points)  # where cached_property looks
+    return kept
+
+
 def _cut(page: Page, tops: Iterable[int], settings: Settings) -> list[Strip]:
     return [band(page, settings, top, settings.strip_height) for top in tops]
 
@@ -147,12 +155,15 @@ def _cut(page: Page, tops: Iterable[int], settings: Settings) -> list[Strip]:
 def training_strips(
     pages: list[Page], settings: Settings, progress: bool = True
 ) -> tuple[list[Strip], list[Strip]]:
-    """(training strips, validation strips) of ``pages``, each enhanced once."""
-    training, validation = [], []
+    """(training strips, validation strips) of ``pages``, each enhanced once.
+
+    What is beyond ``memory`` MB of them waits on a `Shelf`.
+    """
+    training, validation, shelf = [], [], Shelf(settings.memory * 10**6)
     for page in progress_bar(pages, desc="strips", unit="page") if progress else pages:
         tops = split_tops(page.image.shape[0], settings)
-        training += _cut(page, tops[0], settings)
-        validation += _cut(page, tops[1], settings)
+        for strips, own in zip((training, validation), tops, strict=True):
+            strips += [_kept(strip, shelf, settings) for strip in _cut(page, own, settings)]
     return training, validation
 
 

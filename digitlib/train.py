@@ -18,15 +18,15 @@ import keras
 import numpy as np
 import pandas as pd
 from keras.callbacks import LambdaCallback
+from sklearn.preprocessing import StandardScaler
 
 from digitlib import Problem, model, patches, progress_bar, strips, vlad, whole_file, write_json
-from digitlib.batches import CachedFeatures, PatchStream
+from digitlib.batches import EVEN_PATCHES, CachedFeatures, EvenPatches, PatchStream
 from digitlib.dataset import Dataset, Page
 from digitlib.pages import read_json
 from digitlib.settings import Settings
 
 PLATEAU, FLOOR = 2, 1e-6  # the original halves the rate after 2 epochs without gain, down to 1e-6
-VALIDATION_PATCHES = 15  # evenly spaced, per validation strip
 
 COLUMNS = ["phase", "epoch", "loss", "accuracy", "val_loss", "val_accuracy", "rate", "seconds"]
 
@@ -117,7 +117,7 @@ def _fit(
     network: keras.Model,
     dropout: keras.layers.Dropout,
     batches: Callable[[int], keras.utils.PyDataset],
-    validation: tuple[np.ndarray, np.ndarray],
+    validation: keras.utils.PyDataset,
     checkpoints: Checkpoints,
     phase: int,
     settings: Settings,
@@ -150,7 +150,7 @@ def _fit(
     if keras.backend.backend() != "tensorflow":
         # Builds the metrics. Left to `fit`, that takes a batch from the first epoch's stream and
         # mixes up the others that its workers have ready: a resumed run would see another order.
-        network.test_on_batch(validation[0][:1], validation[1][:1])
+        network.test_on_batch(*(part[:1] for part in validation[0]))
     done = checkpoints.of(phase)
     if done:
         network.optimizer.build(network.trainable_variables)
@@ -174,7 +174,7 @@ def _fit(
             ).history
             # Copies: JAX reuses the arrays that it evaluates, which the optimizer still needs.
             network.set_weights(network.get_weights())
-            held = network.evaluate(*validation, batch_size=256, verbose=0, return_dict=True)
+            held = network.evaluate(validation, verbose=0, return_dict=True)
             network.set_weights(as_trained.weights)
             row = {name: values[-1] for name, values in logs.items()}
             row |= {f"val_{name}": value for name, value in held.items()}
@@ -191,20 +191,29 @@ def _fit(
         network.optimizer.finalize_variable_values(network.trainable_variables)  # the average
 
 
-def _view(
-    items: Sequence[strips.Strip], view: int, settings: Settings, network: keras.Model, bar: Any
-) -> np.ndarray:
+def _write_view(
+    file: Path,
+    items: Sequence[strips.Strip],
+    view: int,
+    settings: Settings,
+    network: keras.Model,
+    bar: Any,
+) -> None:
     """Pooled features (n_strips * view_patches, c) float32 of one augmented view of the strips."""
-    features = []
-    for first in range(0, len(items), 16):
-        batch = []
-        for i, strip in enumerate(items[first : first + 16], start=first):
-            rng = np.random.default_rng([settings.seed, 200 + view, i])
-            centres = patches.random_centres([strip] * settings.view_patches, settings, rng)
-            batch.append(patches.cut_all(strip, centres, settings, rng))
-        features.append(network.predict_on_batch(np.concatenate(batch)))
-        bar.update(len(batch))
-    return np.concatenate(features)
+    n = settings.view_patches
+    header = {"descr": "<f4", "fortran_order": False}
+    header["shape"] = n * len(items), network.output_shape[-1]
+    with file.open("wb") as written:  # piece by piece, what np.save would write
+        np.lib.format.write_array_header_1_0(written, header)
+        for first in range(0, len(items), 16):
+            batch = []
+            for i, strip in enumerate(items[first : first + 16], start=first):
+                rng = np.random.default_rng([settings.seed, 200 + view, i])
+                centres = patches.random_centres([strip] * n, settings, rng)
+                batch.append(patches.cut_all(strip, centres, settings, rng))
+            features = network.predict_on_batch(np.concatenate(batch))
+            written.write(keras.ops.convert_to_numpy(features).astype("<f4").tobytes())
+            bar.update(len(batch))
 
 
 def _cached_views(
@@ -212,24 +221,37 @@ def _cached_views(
     settings: Settings,
     network: keras.Model,
     folder: Path,
-) -> np.ndarray:
-    """Features of all views, one file a view, so that a killed run keeps those it has."""
+) -> list[np.ndarray]:
+    """Features of all views, one file a view, so that a killed run keeps those it has.
+
+    More than ``memory`` MB of them are not read, but mapped into memory.
+    """
     views = []
     how = {"total": settings.views * len(items), "unit": "strip"}
     with progress_bar(None, desc="features", **how) as bar:
         for view in range(settings.views):
             file = folder / f"view{view:03d}.npy"
             if not file.exists():
-                features = _view(items, view, settings, network, bar)
                 with whole_file(file) as aside:
-                    np.save(aside, features)
-            views.append(np.load(file, allow_pickle=False))
-    return np.concatenate(views)
+                    _write_view(aside, items, view, settings, network, bar)
+            much = settings.views * file.stat().st_size > settings.memory * 10**6
+            views.append(np.load(file, mmap_mode="r" if much else None, allow_pickle=False))
+    return views
+
+
+def _moments(views: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Mean and variance (c,) of all rows of ``views``, a few at a time."""
+    scaler = StandardScaler()
+    for view in views:
+        for first in range(0, len(view), 2**14):
+            scaler.partial_fit(view[first : first + 2**14])
+    return [scaler.mean_, scaler.var_]
 
 
 def fingerprint(pages: Sequence[Page], settings: Settings) -> dict:
     """What says, ready for JSON, that a result is of these settings, weights and images."""
     known, weights, images = asdict(settings), model.weights_file(settings), []
+    del known["memory"]  # changes how it is computed, not what
     for page in pages:
         content = hashlib.sha256(np.ascontiguousarray(page.image))
         images.append([page.path.name, content.hexdigest()])
@@ -288,14 +310,7 @@ def _tuned(
         clock = now
 
     training, held_out = strips.training_strips(dataset.train, settings)
-    number = {label: i for i, label in enumerate(classes)}
-    validation = np.concatenate(
-        [
-            patches.cut_all(s, patches.even_centres(s, VALIDATION_PATCHES, settings), settings)
-            for s in held_out
-        ]
-    )
-    labels = np.repeat([number[s.label] for s in held_out], VALIDATION_PATCHES)
+    validation = EvenPatches(held_out, classes, settings)
     lap("strips")
 
     network = model.build(len(classes), settings)
@@ -305,23 +320,23 @@ def _tuned(
     fit = partial(_fit, **how, settings=settings)
     resuming = bool(checkpoints.of(2))
     if settings.views and not resuming:
-        features = _cached_views(training, settings, network.features, checkpoints.folder)
+        views = _cached_views(training, settings, network.features, checkpoints.folder)
+        number = {label: i for i, label in enumerate(classes)}
         shown = np.repeat([number[s.label] for s in training], settings.view_patches)
-        shown = np.tile(shown, settings.views)
-        held = network.features.predict(validation, batch_size=256, verbose=0)
-        network.spread.set_weights([features.mean(axis=0), features.var(axis=0)])
+        held = network.features.predict(validation, verbose=0)
+        network.spread.set_weights(_moments(views))
         lap("features")
         fit(
             network.head,
-            batches=lambda epoch: CachedFeatures(features, shown, settings.seed, epoch),
-            validation=(held, labels),
+            batches=lambda epoch: CachedFeatures(views, shown, settings.seed, epoch),
+            validation=CachedFeatures([held], validation.labels),
             phase=1,
         )
     elif not resuming:
         fit(
             network.whole,
             batches=lambda epoch: stream.at(epoch, 1),
-            validation=(validation, labels),
+            validation=validation,
             phase=1,
         )
     lap("phase 1")
@@ -334,14 +349,15 @@ def _tuned(
         fit(
             network.whole,
             batches=lambda epoch: stream.at(epoch, 2),
-            validation=(validation, labels),
+            validation=validation,
             phase=2,
         )
     lap("phase 2")
     # Counted from the history, so that a resumed run says the same.
-    per_epoch = settings.steps * settings.batch_size + len(validation)
+    n_held_out = EVEN_PATCHES * len(held_out)
+    per_epoch = settings.steps * settings.batch_size + n_held_out
     counts = {phase: len(checkpoints.of(phase)) * per_epoch for phase in (1, 2)}
     if settings.views:
-        counts[1] = settings.views * settings.view_patches * len(training) + len(validation)
+        counts[1] = settings.views * settings.view_patches * len(training) + n_held_out
     n_patches.update({f"phase {phase}": n for phase, n in counts.items()})
     return network

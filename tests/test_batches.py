@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 from digitlib import strips
-from digitlib.batches import CACHED_BATCH, CachedFeatures, PatchStream
+from digitlib.batches import (
+    CACHED_BATCH,
+    EVEN_BATCH,
+    EVEN_PATCHES,
+    CachedFeatures,
+    EvenPatches,
+    PatchStream,
+)
+from digitlib.patches import cut_all, even_centres
 from digitlib.settings import Settings
 from digitlib.strips import Strip
 
@@ -79,12 +87,26 @@ def test_fewer_patches_in_a_batch_than_classes():
     assert len(patches) == 2 and len(set(labels.tolist())) == 2
 
 
+@pytest.mark.parametrize("n", [1, EVEN_BATCH, EVEN_BATCH + 1])
+def test_validation_patches_are_each_strip_s_even_ones(n):
+    settings = Settings(patch_size=64, scale=0.5)
+    items = [noise(100, 200 + i, "abc"[i % 3]) for i in range(n)]
+    batches = EvenPatches(items, ["a", "b", "c"], settings)
+    assert len(batches) == -(-n // EVEN_BATCH)
+    images, labels = zip(*(batches[i] for i in range(len(batches))), strict=True)
+    assert np.concatenate(labels).tolist() == [i % 3 for i in range(n) for _ in range(EVEN_PATCHES)]
+    last = cut_all(items[-1], even_centres(items[-1], EVEN_PATCHES, settings), settings)
+    assert len(np.concatenate(images)) == n * EVEN_PATCHES
+    assert np.array_equal(images[-1][-EVEN_PATCHES:], last)
+
+
 # --- cached features ----------------------------------------------------------------------------
 
 
-def features(n: int, seed: int = 1, epoch: int = 0) -> CachedFeatures:
-    """Row i holds i and its label is i % 7."""
-    return CachedFeatures(np.arange(n)[:, None], np.arange(n) % 7, seed, epoch)
+def features(n: int, seed: int = 1, epoch: int = 0, views: int = 1) -> CachedFeatures:
+    """Row i of view k holds i + 1000 k, and its label is i % 7."""
+    own = [np.arange(n, dtype=np.float32)[:, None] + 1000 * k for k in range(views)]
+    return CachedFeatures(own, np.arange(n) % 7, seed, epoch)
 
 
 @pytest.mark.parametrize(
@@ -103,6 +125,14 @@ def test_an_epoch_shows_every_feature_once_with_its_label(n, sizes):
     rows = np.concatenate([rows[:, 0] for rows, _ in taken])
     assert np.array_equal(np.sort(rows), np.arange(n))
     assert np.array_equal(np.concatenate([labels for _, labels in taken]), rows % 7)
+
+
+def test_features_of_all_views_are_mixed():
+    rows, labels = features(200, views=3)[0]  # one batch: 512 of 600
+    view, row = np.divmod(rows[:, 0].astype(int), 1000)
+    assert len(set(rows[:, 0])) == CACHED_BATCH and set(view) == {0, 1, 2}
+    assert np.array_equal(labels, row % 7) and np.abs(np.bincount(view) - 171).max() < 40
+    assert (np.diff(view) != 0).mean() > 0.5
 
 
 def test_the_order_of_features_is_a_function_of_seed_and_epoch():

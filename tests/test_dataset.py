@@ -19,6 +19,7 @@ import digitlib
 from digitlib import Problem
 from digitlib.__main__ import main
 from digitlib.dataset import (
+    Shelf,
     _is_inverted,
     image_files,
     label_of,
@@ -469,20 +470,48 @@ def test_the_real_scans(tmp_path):
         assert _is_inverted(255 - page.image)
 
 
-@pytest.mark.parametrize("held", [0, 3_000_000, 10**9])  # none, some, all of them in memory
-def test_images_beyond_what_is_held_are_the_same(hands_folder, held):
-    kept, mapped = (load_dataset(hands_folder, held=h) for h in (10**9, held))
+@pytest.mark.parametrize(
+    ("most", "mapped"),
+    [
+        (0, [1, 1, 1, 1, 1]),
+        (7, [1, 1, 1, 1, 1]),  # of 8, 8, 0, 100 and 3 bytes
+        (8, [0, 1, 1, 1, 1]),
+        (10**6, [0, 0, 0, 0, 0]),
+    ],
+)
+def test_a_shelf_keeps_arrays_as_they_are(most, mapped, monkeypatch):
+    monkeypatch.setattr("digitlib.dataset.PIECE", 128)  # so that a second file is needed
+    monkeypatch.setattr("digitlib.dataset.BLOCK", 64)
+    given = [
+        np.array([[1, 2], [3, -4]], np.int16),
+        np.array([0.1, np.inf], np.float32),
+        np.zeros((0, 2), np.int32),
+        np.arange(200, dtype=np.uint8).reshape(2, 100)[:, ::2],  # not in one piece
+        np.array([7, 8, 9], np.uint8),
+    ]
+    shelf = Shelf(most)
+    kept = [shelf.keep(item) for item in given]
+    for one, other in zip(given, kept, strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)
+    assert [other is one for one, other in zip(given, kept, strict=True)] == [not m for m in mapped]
+    assert all(other.flags.writeable != gone for other, gone in zip(kept, mapped, strict=True))
+
+
+@pytest.mark.parametrize("memory", [0, 3, 1000])  # none, some, all of them in memory
+def test_images_beyond_what_is_held_are_the_same(hands_folder, memory):
+    kept, mapped = (load_dataset(hands_folder, memory=m) for m in (1000, memory))
     for one, two in zip(kept.train + kept.test, mapped.train + mapped.test, strict=True):
         assert one.path == two.path
         np.testing.assert_array_equal(one.image, two.image)
     owned = sum(page.image.flags.writeable for page in mapped.train + mapped.test)
-    assert owned == {0: 0, 3_000_000: 1, 10**9: 18}[held]  # a page has 1.65 million pixels
+    assert owned == {0: 0, 3: 1, 1000: 18}[memory]  # a page has 1.65 million pixels
 
 
 def test_of_images_beyond_what_is_held_one_at_a_time_is_in_memory(hands_folder):
-    load_dataset(hands_folder, held=0)  # imports and the like are not counted
+    load_dataset(hands_folder, memory=0)  # imports and the like are not counted
     tracemalloc.start()
-    load_dataset(hands_folder, held=0)
+    load_dataset(hands_folder, memory=0)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 8e6  # all 18 images have 14 million pixels; turning one over takes a few copies

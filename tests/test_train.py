@@ -403,9 +403,9 @@ def watched(get):
 
 batches.PatchStream.__getitem__ = watched(batches.PatchStream.__getitem__)
 class Watched(train.CachedFeatures):
-    def __init__(self, features, labels, seed, epoch):
-        super().__init__(features, labels, seed, epoch)
-        self.epoch = (1, epoch)
+    def __init__(self, views, labels, *seed_and_epoch):
+        super().__init__(views, labels, *seed_and_epoch)
+        self.epoch = (1, *seed_and_epoch[1:])  # of validation none
     __getitem__ = watched(train.CachedFeatures.__getitem__)
 train.CachedFeatures = Watched
 train.train(load_dataset(data), Settings(**json.loads(settings)), folder)
@@ -505,5 +505,17 @@ def test_stopped_between_two_views(digits, cached, untrained, tmp_path, monkeypa
     resumed = views(tmp_path / "stopped")
     assert len(cuts) == 26 + 21  # the second view only
     wanted = views(tmp_path / "straight")
-    assert wanted.shape == (2 * 21 * 3, 48) and np.array_equal(resumed, wanted)
-    assert not np.array_equal(wanted[:63], wanted[63:])  # two views are not the same
+    assert np.shape(wanted) == (2, 21 * 3, 48) and np.array_equal(resumed, wanted)
+    assert not np.array_equal(*wanted)  # two views are not the same
+    mapped = dataclasses.replace(cached, memory=0)
+    again = train._cached_views(items, mapped, untrained.features, tmp_path / "straight")
+    assert all(isinstance(view, np.memmap) for view in again) and np.array_equal(again, wanted)
+    means, variances = train._moments(wanted)
+    np.testing.assert_allclose(means, np.concatenate(wanted).mean(axis=0), rtol=1e-4)
+    np.testing.assert_allclose(variances, np.concatenate(wanted).var(axis=0), rtol=1e-3)
+
+
+def test_training_does_not_depend_on_memory(digits, cached, straight, tmp_path):
+    """Strips, where their ink is, and features come from files: bit by bit the same."""
+    trained = train.train(digits, dataclasses.replace(cached, memory=0), tmp_path)
+    check_same(trained, straight[0])
