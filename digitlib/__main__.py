@@ -76,6 +76,7 @@ def check(args: argparse.Namespace) -> int:
     from statistics import median_low
 
     from digitlib.dataset import load_dataset
+    from digitlib.fetch import missing_files
 
     dataset = load_dataset(args.dataset, tests=False)
     names = [printable(label) for label in dataset.classes]
@@ -92,6 +93,12 @@ def check(args: argparse.Namespace) -> int:
         print(f"{len(dataset.inverted)} white on black, and turned: {shown}")
     if dataset.ignored:
         print(f"{dataset.ignored} other files and folders, ignored")
+    if dataset.name == args.dataset == "reference":  # DIGITLIB_REFERENCE may name anything
+        missing = missing_files(dataset.folder)
+        altered = [name for name in missing if (dataset.folder / name).is_file()]
+        print(f"{len(missing) - len(altered)} of the published files are not there")
+        if altered:
+            print(f"{len(altered)} are not as published: {', '.join(altered[:SHOWN])}")
     return 0
 
 

@@ -4,6 +4,7 @@ In: files written here, a few pixels wide, and the real scans where DIGITLIB_REF
 Out: evidence that digitlib.dataset reads what it says, and refuses what it says.
 """
 
+import hashlib
 import os
 import shutil
 import struct
@@ -468,6 +469,20 @@ def test_the_real_scans(tmp_path):
         assert set(np.unique(page.image)) == {0, 255}  # 1-bit
         assert 0.005 < (page.image == 0).mean() < 0.2  # so ink is 0, not 255
         assert _is_inverted(255 - page.image)
+
+
+def test_check_says_which_reference_files_are_not_as_published(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("DIGITLIB_REFERENCE", str(tmp_path))
+    for tone, name in enumerate(["train/01_a.png", "train/02_a.png", "test/01_b.png"]):
+        put(tmp_path / name, 200 + tone)
+    right = hashlib.sha256((tmp_path / "train/01_a.png").read_bytes()).hexdigest()
+    listing = {"train/01_a.png": right, "train/02_a.png": "0" * 64, "test/02_b.png": "0" * 64}
+    monkeypatch.setattr("digitlib.fetch.read_listing", lambda _: listing)
+    assert main(["check", "reference"]) == 0
+    said = capsys.readouterr().out
+    assert (
+        "1 of the published files are not there\n1 are not as published: train/02_a.png\n" in said
+    )
 
 
 @pytest.mark.parametrize(
