@@ -93,7 +93,7 @@ def check(args: argparse.Namespace) -> int:
         print(f"{len(dataset.inverted)} white on black, and turned: {shown}")
     if dataset.ignored:
         print(f"{dataset.ignored} other files and folders, ignored")
-    if dataset.name == args.dataset == "reference":  # DIGITLIB_REFERENCE may name anything
+    if args.dataset == "reference":  # DIGITLIB_REFERENCE may name any folder
         missing = missing_files(dataset.folder)
         altered = [name for name in missing if (dataset.folder / name).is_file()]
         print(f"{len(missing) - len(altered)} of the published files are not there")

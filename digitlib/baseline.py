@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from digitlib import Problem, evaluate, progress_bar, vlad
-from digitlib.dataset import Dataset, Page
+from digitlib.dataset import Dataset, Page, Shelf
 from digitlib.folds import Label
 from digitlib.results import softmax
 from digitlib.settings import Settings
@@ -108,7 +108,8 @@ def fit(pages: Sequence[Page], classes: list[str], settings: Settings) -> Baseli
     """
     start = time.perf_counter()
     pages = [first_lines(page, settings.text) for page in pages]
-    found = list(_keypoints_of(pages, settings, "SIFT"))
+    shelf = Shelf(settings.memory * 10**6)
+    found = [(where, shelf.keep(what)) for where, what in _keypoints_of(pages, settings, "SIFT")]
     network, sums = _network(len(classes), settings)
     rng = np.random.default_rng([settings.seed, 600])
     share = -(-vlad.LEARNT_FROM // max(len(pages), 1))

@@ -193,7 +193,13 @@ def _labelled(
     return ensemble.evaluated(cut, ensemble.votes(network, cut, how), classes, how)[0]
 
 
-def by_text(runs: list[str], dataset: Dataset, parts: list[int], seed: int = 1) -> pd.DataFrame:
+def by_text(
+    runs: list[str],
+    dataset: Dataset,
+    parts: list[int],
+    seed: int = 1,
+    memory: int = Settings.memory,
+) -> pd.DataFrame:
     """`in_pieces` of each run's model, and of its baseline where 06 has recorded them.
 
     Columns: system, then as there. A piece gets its share of the patches, and keeps its size.
@@ -203,7 +209,8 @@ def by_text(runs: list[str], dataset: Dataset, parts: list[int], seed: int = 1) 
         network, classes, settings = model.load(run_folder(run) / "model.keras")
         metrics = read_json(run_folder(run) / "metrics.json")
         used = _recorded(metrics, "04_ensemble", "parameters") or {}
-        settings = replace(settings, **{key: used[key] for key in ENSEMBLE if key in used})
+        used = {key: used[key] for key in ENSEMBLE if key in used}
+        settings = replace(settings, **used, memory=memory)
         own = in_pieces(partial(_labelled, network, classes, settings), dataset, parts, seed)
         of_baseline = _recorded(metrics, "06_baselines", "numbers", "by_text") or []
         rows += [{"system": run} | row for row in own]

@@ -28,7 +28,7 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"}
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")  # told from the bytes; a suffix is not evidence
 MIN_SIDE = 32  # px; a line of writing does not fit in less
 MAX_PIXELS = 100_000_000  # about A4 at 1000 dpi; checked on the header, so that no bomb is decoded
-PIECE, BLOCK = 2**26, 2**20  # bytes of a temporary file, of which few can be mapped, and of a write
+PIECE = 2**26  # bytes of a first temporary file; each further one is twice as large
 MAX_LISTED = 10  # files named in one error; the rest are counted
 NAMING = "{label}_{anything}.png (or jpg, tif, bmp, webp; a label has 1 to 64 characters)"
 
@@ -51,26 +51,31 @@ class Shelf:
     """
 
     def __init__(self, most: int) -> None:
-        self.left, self.room = most, np.zeros(0, np.uint8)
+        self.left, self.piece, self.file, self.room = most, PIECE, None, np.zeros(0, np.uint8)
 
     def keep(self, array: np.ndarray) -> np.ndarray:
-        """``array``, or from a file its like, which cannot be written to."""
+        """``array``, or from a file its like, which cannot be written to. Raises Problem if the
+        disk is full."""
         self.left -= array.nbytes
         if self.left >= 0:
             return array
         size = -(-array.nbytes // 64) * 64  # of whole cache lines: any dtype is aligned
-        if size > self.room.size:
-            with tempfile.TemporaryFile() as file:
-                blocks = -(-max(size, PIECE) // BLOCK)
-                for _ in range(blocks):  # were it not written, a full disk would kill us later
-                    file.write(bytes(BLOCK))
-                file.flush()
-                self.room = np.asarray(np.memmap(file, np.uint8, "r+"))
+        try:
+            if size > self.room.size:
+                length = max(size, self.piece)
+                self.file, self.piece = tempfile.TemporaryFile(), 2 * length  # noqa: SIM115
+                self.file.truncate(length)  # takes no room yet
+                self.room = np.asarray(np.memmap(self.file, np.uint8, "r"))
+                self.file.seek(0)
+            # Written, not stored: where a disk is full, a mapping can only kill the process.
+            self.file.write(array.tobytes() + bytes(size - array.nbytes))
+            self.file.flush()
+        except OSError as error:
+            folder = tempfile.gettempdir()
+            cure = "raise MEMORY, or set TMPDIR to a folder with room"
+            raise Problem(f"{folder}: no temporary file can be written ({error}); {cure}") from None
         place, self.room = self.room[: array.nbytes], self.room[size:]
-        place = place.view(array.dtype).reshape(array.shape)
-        place[...] = array
-        place.flags.writeable = False
-        return place
+        return place.view(array.dtype).reshape(array.shape)
 
 
 @dataclass(frozen=True, eq=False)

@@ -107,11 +107,13 @@ def engines_compared(
     cv2.setNumThreads(cores())
     for engine in predict.without_keras(settings):
         read, said = predict.reader(file, engine, settings=settings)[0], []
+        shelf = Shelf(settings.memory * 10**6)
         bar = progress_bar(pages, desc=engine, unit="image")
         for ballot, page in zip(ballots, bar, strict=True):
             start = time.perf_counter()
             logits = read(page)
-            said.append(replace(ballot, logits=logits, seconds=time.perf_counter() - start))
+            seconds = time.perf_counter() - start
+            said.append(replace(ballot, logits=shelf.keep(logits), seconds=seconds))
         results[engine], _ = evaluated(pages, said, classes, settings)
     rows = {
         engine: {

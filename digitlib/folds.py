@@ -183,7 +183,7 @@ def _answers(
     if read_json(done) != fingerprint:
         done.unlink(missing_ok=True)
         label, parted = learn(held, settings, place / "training"), []
-        for (variant, part), pages in images(held.test).items():
+        for (variant, part), pages in images(held.test):
             table, shares = label(pages)
             parted.append((table.assign(variant=variant, part=part), shares))
         evaluate.write_result_csv(pd.concat([t for t, _ in parted]), place / "result.csv")

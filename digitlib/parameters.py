@@ -91,8 +91,9 @@ def notebook_parameters(path: Path) -> dict[str, Parameter]:
 
 def read_notebook(path: Path) -> Notebook:
     """What a notebook says of itself; raises Problem for a parameters cell of another form."""
-    metadata = json.loads(path.read_text(encoding="utf-8")).get("metadata", {})
-    return Notebook(path, notebook_parameters(path), **metadata.get("digitlib", {}))
+    own = json.loads(path.read_text(encoding="utf-8")).get("metadata", {}).get("digitlib", {})
+    known = {key: own[key] for key in ("needs", "on_request", "tests") if key in own}
+    return Notebook(path, notebook_parameters(path), **known)
 
 
 def typed(parameter: Parameter, value: Any) -> Any:

@@ -275,7 +275,7 @@ class Plan:
     dataset: str
     notebooks: list[Notebook]  # to run, in order
     values: dict[str, Any]  # that they are given
-    changed: dict[str, Any]  # those of the run that are not a notebook's default
+    changed: dict[str, Any]  # those of the run that were given, or are no notebook's default
     kept: list[dict] | None  # states of the run's other notebooks; None: the run begins anew
 
 
@@ -298,7 +298,8 @@ def planned(
     dataset = str(values.get("DATASET", defaults.get("DATASET", "")))
     given = {name: values[name] for name in parameters if name not in ("DATASET", "RUN")}
     named = run or values.get("RUN")
-    run = named or default_run_name(profile, dataset, given)
+    recipe = {name: value for name, value in given.items() if name != "MEMORY"}
+    run = named or default_run_name(profile, dataset, recipe)
     folder, name = run_folder(run), Path(profile).stem
     before = read_json(folder / "run.json")
     theirs = before.get("profile", name), before.get("dataset", dataset)

@@ -95,7 +95,7 @@ class Settings:
     classes: int = 70  # of a generated data set
     seed: int = 1  # of everything random
     text: float = 1.0  # share of each page, from its top, that is learnt from
-    memory: int = 2000  # MB of images held, and of what is cut from them; more is in files
+    memory: int = 2000  # MB in memory, each, of images, strips, features, votes; more is in files
     # enhancement of a strip
     clahe_clip: float = 2.0  # CLAHE's clip limit; 0 leaves it out
     clahe_tiles: int = 8  # tiles each way

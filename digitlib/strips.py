@@ -141,9 +141,9 @@ def band(page: Page, settings: Settings, top: int = 0, height: int | None = None
 
 
 def _kept(strip: Strip, shelf: Shelf, settings: Settings) -> Strip:
-    """``strip`` with its pixels on ``shelf``, and if patches are centred on ink, where that is."""
+    """``strip``, its pixels on ``shelf``; where they leave memory so does where their ink is."""
     kept = replace(strip, image=shelf.keep(strip.image))
-    if settings.placement == "ink":
+    if kept.image is not strip.image and settings.placement == "ink":
         vars(kept)["ink_points"] = shelf.keep(strip.ink_points)  # where cached_property looks
     return kept
 

@@ -315,12 +315,12 @@ def _tuned(
 
     network = model.build(len(classes), settings)
     network.backbone.trainable = False
-    stream = PatchStream(training, classes, settings)
+    stream, views = PatchStream(training, classes, settings), []
     how = {"dropout": network.dropout, "checkpoints": checkpoints}
     fit = partial(_fit, **how, settings=settings)
     resuming = bool(checkpoints.of(2))
     if settings.views and not resuming:
-        views = _cached_views(training, settings, network.features, checkpoints.folder)
+        views += _cached_views(training, settings, network.features, checkpoints.folder)
         number = {label: i for i, label in enumerate(classes)}
         shown = np.repeat([number[s.label] for s in training], settings.view_patches)
         held = network.features.predict(validation, verbose=0)
@@ -360,4 +360,7 @@ def _tuned(
     if settings.views:
         counts[1] = settings.views * settings.view_patches * len(training) + n_held_out
     n_patches.update({f"phase {phase}": n for phase, n in counts.items()})
+    # TensorFlow never lets go of a generator that it read from: let that hold no images.
+    for items in (stream.strips, held_out, views):
+        items.clear()
     return network

@@ -3,7 +3,7 @@
 In: test images. Out: test images of the same hand on another day, and controls that must fail.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -18,7 +18,7 @@ HELD_OUT = "as held out"  # the variant of a band in which nothing is changed
 CONTROLS = ERASED, OTHER = "writing erased", "other writing"
 PEN_SIGMA = 1.0  # px: blur that turns a step of the pen's edge into a slope
 LEAST_WRITTEN = 0.1  # of an equal share of the ink: less is no line, but tails of the one above
-Images = dict[tuple[str, str], list[Page]]  # (variant, whole or third): what is labelled
+Images = Iterator[tuple[tuple[str, str], list[Page]]]  # (variant, whole or third), its images
 
 
 def part_of(page: Page, first: int, last: int, axis: int = 0) -> Page:
@@ -118,11 +118,9 @@ VARIANTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # of (h, w) uint8 i
 
 
 def whole(pages: list[Page], changes: Sequence[str] = tuple(VARIANTS)) -> Images:
-    """``pages`` in the ``changes`` of VARIANTS."""
-    return {
-        (name, "whole"): [replace(page, image=VARIANTS[name](page.image)) for page in pages]
-        for name in changes
-    }
+    """``pages`` in the ``changes`` of VARIANTS, one after the other."""
+    for name in changes:
+        yield (name, "whole"), [replace(page, image=VARIANTS[name](page.image)) for page in pages]
 
 
 def whole_and_thirds(pages: list[Page], changes: Sequence[str] = (HELD_OUT,)) -> Images:
@@ -130,16 +128,13 @@ def whole_and_thirds(pages: list[Page], changes: Sequence[str] = (HELD_OUT,)) ->
 
     Of the three, those that are `written`.
     """
-    images = {}
-    for (name, _), changed in whole(pages, changes).items():
-        images[name, "whole"] = changed
-        images[name, "third"] = [third for page in changed for third in written(parts(page, 3))]
-    return images
+    for (name, _), changed in whole(pages, changes):
+        yield (name, "whole"), changed
+        yield (name, "third"), [third for page in changed for third in written(parts(page, 3))]
 
 
 def perturbed(pages: list[Page]) -> Images:
     """`whole_and_thirds` of all VARIANTS, and the two controls, with the first page's writing."""
-    return whole_and_thirds(pages, tuple(VARIANTS)) | {
-        (ERASED, "whole"): [without_writing(page) for page in pages],
-        (OTHER, "whole"): [with_other_writing(page, pages[0]) for page in pages],
-    }
+    yield from whole_and_thirds(pages, tuple(VARIANTS))
+    yield (ERASED, "whole"), [without_writing(page) for page in pages]
+    yield (OTHER, "whole"), [with_other_writing(page, pages[0]) for page in pages]

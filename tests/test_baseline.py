@@ -169,7 +169,7 @@ def test_it_is_cross_validated_as_recipes_are(hands, tmp_path):
     result, shares = cross_validate(two, SMALL, 3, tmp_path, **how)
     bands = held_out(two, 0, 3)
     fitted = baseline.fit(bands.train, two.classes, SMALL)
-    images = variants.perturbed(bands.test)
+    images = dict(variants.perturbed(bands.test))
     assert len(result) == len(shares) == sum(map(len, images.values()))
     own, _ = fitted.evaluated(images["larger", "third"])
     like = result[(result["variant"] == "larger") & (result["part"] == "third")]

@@ -5,6 +5,7 @@ Out: evidence that digitlib.dataset reads what it says, and refuses what it says
 """
 
 import hashlib
+import io
 import os
 import shutil
 import struct
@@ -496,7 +497,6 @@ def test_check_says_which_reference_files_are_not_as_published(tmp_path, monkeyp
 )
 def test_a_shelf_keeps_arrays_as_they_are(most, mapped, monkeypatch):
     monkeypatch.setattr("digitlib.dataset.PIECE", 128)  # so that a second file is needed
-    monkeypatch.setattr("digitlib.dataset.BLOCK", 64)
     given = [
         np.array([[1, 2], [3, -4]], np.int16),
         np.array([0.1, np.inf], np.float32),
@@ -511,6 +511,16 @@ def test_a_shelf_keeps_arrays_as_they_are(most, mapped, monkeypatch):
         np.testing.assert_array_equal(one, other)
     assert [other is one for one, other in zip(given, kept, strict=True)] == [not m for m in mapped]
     assert all(other.flags.writeable != gone for other, gone in zip(kept, mapped, strict=True))
+
+
+def test_a_disk_without_room_is_named_with_the_cure(monkeypatch):
+    class Full(io.BytesIO):
+        def truncate(self, size):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", Full)
+    with pytest.raises(Problem, match="No space left on device.*MEMORY.*TMPDIR"):
+        Shelf(0).keep(np.zeros(9))
 
 
 @pytest.mark.parametrize("memory", [0, 3, 1000])  # none, some, all of them in memory

@@ -142,6 +142,14 @@ def test_votes_are_the_network_s_on_the_ensemble_s_patches(ballots, network, dig
         np.testing.assert_allclose(alone[0], logits, rtol=1e-3, atol=1e-3)
 
 
+def test_votes_beyond_what_memory_may_hold_are_the_same(ballots, network, digits, tiny):
+    settings = dataclasses.replace(tiny, memory=0)
+    for one, other in zip(
+        ballots, ensemble.votes(network.whole, digits.test, settings), strict=True
+    ):
+        assert np.array_equal(one.logits, other.logits) and not other.logits.flags.writeable
+
+
 def test_votes_do_not_depend_on_what_was_labelled_before(ballots, network, digits, tiny):
     again = ensemble.vote(network.whole, digits.test[-1], tiny)
     assert np.array_equal(again.logits, ballots[-1].logits)

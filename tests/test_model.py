@@ -258,7 +258,7 @@ def test_paper_is_one_and_ink_minus_one(network):
 
 
 def test_what_is_drawn_is_a_function_of_the_seed():
-    """Whatever else draws numbers, and wherever: those states are left alone, too."""
+    """Whatever others draw, and from which state; NumPy's is left alone."""
 
     def built(state: int, seed: int) -> list[np.ndarray]:
         keras.utils.set_random_seed(state)

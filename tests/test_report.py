@@ -30,7 +30,14 @@ from digitlib.parameters import (
     settled,
     typed,
 )
-from digitlib.report import default_run_name, record, run_folder, run_report, write_index
+from digitlib.report import (
+    default_run_name,
+    planned,
+    record,
+    run_folder,
+    run_report,
+    write_index,
+)
 
 PARAMETERS = """\
 DATASET: str = "digits"  # a name or a folder
@@ -360,6 +367,13 @@ def test_run_folder_refuses_to_leave_reports(run):
         run_folder(run)
 
 
+def test_how_much_is_held_in_memory_does_not_name_a_run(home):
+    """So that a run that memory was too little for goes on when it is given less to hold."""
+    plan = planned("quick", {"MEMORY": "5", "SEED": "2"})
+    assert plan.run == "quick-digits-seed-2"
+    assert plan.values["MEMORY"] == 5 and plan.changed == {"MEMORY": 5, "SEED": 2}
+
+
 def test_default_run_names_are_safe_and_tell_a_sweep_apart():
     assert default_run_name("quick", "digits", {}) == "quick-digits"
     names = {default_run_name("quick", "digits", {"N": n}) for n in (1, 2)}
@@ -394,7 +408,7 @@ def test_notebooks_on_request_run_by_number_and_the_others_stay(home):
     write_notebook(books, "01_always", RECORD.format(name="01_always", numbers="{'n': 1}"))
     path = write_notebook(books, "02_asked", "1", needs=["01_always"])
     notebook = nbformat.read(path, 4)
-    notebook.metadata["digitlib"]["on_request"] = True
+    notebook.metadata["digitlib"] |= {"on_request": True, "note": "of no concern to a report"}
     nbformat.write(notebook, path)
     folder = home / "reports" / "toy"
 

@@ -182,6 +182,7 @@ def test_what_folds_found_goes_onto_the_card_of_the_runs_model(home, tiny):
     assert shipped.sure_from(about) == 0.9 and "1.0% of strangers' bands" in about[shipped.SURE]
     assert (classes, settings) == (["a", "b", "c"], replace(tiny, weights="none"))
     assert zipfile.ZipFile(own).read("model.weights.h5") == weights
+    assert "below 0.9" in shipped.mark_sure("mine", found, replace(tiny, memory=7))
     for other in replace(tiny, dropout=0.3), replace(tiny, weights="imagenet"):
         assert "another recipe" in shipped.mark_sure("mine", found | {"sure_of": {}}, other)
     assert shipped.sure_from(shipped.read_card(own)[2]) == 0.9

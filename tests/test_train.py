@@ -4,10 +4,12 @@ In: three generated pages and the smallest network. Out: histories and weights, 
 """
 
 import dataclasses
+import gc
 import json
 import subprocess
 import sys
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -517,5 +519,25 @@ def test_stopped_between_two_views(digits, cached, untrained, tmp_path, monkeypa
 
 def test_training_does_not_depend_on_memory(digits, cached, straight, tmp_path):
     """Strips, where their ink is, and features come from files: bit by bit the same."""
-    trained = train.train(digits, dataclasses.replace(cached, memory=0), tmp_path)
-    check_same(trained, straight[0])
+    settings = dataclasses.replace(cached, memory=0)
+    for strip in sum(strips.training_strips(digits.train, settings), []):
+        assert not strip.image.flags.writeable and not strip.ink_points.flags.writeable
+    check_same(train.train(digits, settings, tmp_path), straight[0])
+
+
+def test_what_is_trained_on_is_let_go(digits, cached, tmp_path, monkeypatch):
+    """Many trainings follow each other in a process: of folds, of ablations."""
+    seen, cut = [], strips.training_strips
+
+    def noted(*given):
+        parts = cut(*given)
+        seen.extend(weakref.ref(strip) for part in parts for strip in part)
+        return parts
+
+    monkeypatch.setattr(strips, "training_strips", noted)
+    settings = dataclasses.replace(cached, head_epochs=1, tune_epochs=1, steps=1, memory=0)
+    train.train(digits, settings, tmp_path)
+    gc.collect()
+    assert len(seen) == 24 and not any(strip() for strip in seen)
+    for view in tmp_path.glob("view*.npy"):
+        view.unlink()  # Windows refuses that for what is still mapped
