@@ -22,7 +22,7 @@ MOST_SAID = 10_000  # characters of an error
 EXAMPLES = """examples:
   python -m digitlib report                                  the quick profile on generated digits
   python -m digitlib check my_pages/                         check your own images, in seconds
-  python -m digitlib report --dataset my_pages/              the same report on them
+  python -m digitlib report best --dataset my_pages/         learn to tell their writers apart
   python -m digitlib report -p N_PATCHES 50 --run fifty      one parameter changed, in reports/fifty
   python -m digitlib report --list                           the profiles and parameters there are
   python -m digitlib predict strip.png --out result.csv      label images with the shipped model

@@ -94,6 +94,14 @@ class Dataset:
         return sorted({page.label for page in self.train})
 
     @property
+    def a_class(self) -> str:
+        """What a class is: of a folder of somebody's only they know."""
+        kinds = {"digits": "a number, written by many hands", "hands": "a writer"}
+        kinds["reference"] = "a writer"
+        theirs = self.name in GENERATED and self.folder.name == self.name  # not named by us
+        return "what its label says" if theirs else kinds.get(self.name, "what its label says")
+
+    @property
     def inverted(self) -> list[str]:
         """The files that were white on black, as ``train/01_a.png``."""
         pages = [page.path for page in self.train + self.test if page.inverted]

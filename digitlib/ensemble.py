@@ -161,6 +161,18 @@ def accuracy_by_count(
     return pd.DataFrame(rows, columns=["placement", "n", "accuracy", "low", "high"])
 
 
+def agreement(pages: Sequence[Page], ballots: Sequence[Votes], classes: list[str]) -> pd.DataFrame:
+    """A row an image: how many of its patches are right, wrong, and name its commonest wrong class
+    (rival)."""
+    rows = []
+    for page, ballot in zip(pages, ballots, strict=True):
+        said = np.array(classes)[ballot.logits.argmax(axis=-1)].ravel()
+        wrong = said[said != page.label]
+        rival = np.unique(wrong, return_counts=True)[1].max(initial=0)
+        rows.append((len(said) - len(wrong), len(wrong), rival))
+    return pd.DataFrame(rows, columns=["right", "wrong", "rival"])
+
+
 def strips_compared(
     pages: Sequence[Page], ballots: Sequence[Votes], classes: list[str], settings: Settings
 ) -> pd.DataFrame:

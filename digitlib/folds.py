@@ -8,7 +8,7 @@ import difflib
 import hashlib
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -32,6 +32,8 @@ CODE = (
     "evaluate variants folds baseline"
 )
 Label = Callable[[list[Page]], tuple[pd.DataFrame, np.ndarray]]  # `ensemble.evaluated` of images
+PARTS = {"whole bands": "whole", "thirds of them": "third"}
+STRANGERS = "strangers' bands"
 
 # --- Bands ------------------------------------------------------------------------------------
 
@@ -243,6 +245,31 @@ def safe_threshold(
     limit = max(limit, below.max(initial=-np.inf))
     safe = confidence[confidence > limit]
     return float(safe.min(initial=np.inf)), len(safe) / max(len(confidence), 1)
+
+
+def sure_table(
+    answers: Mapping[str, pd.DataFrame], unknown: pd.DataFrame, admitted: float
+) -> pd.DataFrame:
+    """From when on answers are sure: a row for each of ``answers``, and one for ``unknown``.
+
+    Those are result tables of images of known classes, and of `strangers`. threshold: of
+    `safe_threshold`, rounded up; answered: how many of all reach it; wrong_at_most: were they
+    independent, as many of them could be wrong (Wilson, 95 %); sure: how many answers reach the
+    threshold of the last of ``answers``.
+    """
+    rows = {}
+    for name, table in answers.items():
+        right = (table["actual"] == table["predicted"]).to_numpy(bool)
+        safe, _ = safe_threshold(table["confidence"], right, unknown["confidence"], admitted)
+        safe = np.ceil(safe * 1e6) / 1e6
+        n = int((table["confidence"] >= safe).sum())
+        most = evaluate.wilson_interval(0, n)[1] if n else np.nan
+        rows[name] = {"threshold": safe, "answered": n, "of": len(table), "wrong_at_most": most}
+    rows[STRANGERS] = {"of": len(unknown)}
+    for name, table in {**answers, STRANGERS: unknown}.items():
+        rows[name]["sure"] = int((table["confidence"] >= safe).sum())
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("answers about")
+    return table.astype({"answered": "Int64"})
 
 
 def summary(

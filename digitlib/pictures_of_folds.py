@@ -13,6 +13,7 @@ from matplotlib.ticker import PercentFormatter
 
 from digitlib.dataset import Page
 from digitlib.pictures import ACCENT, NEUTRAL, RIGHT, WIDTH, WRONG, figure, nothing, plain, shorten
+from digitlib.variants import CONTROLS
 
 LEAST_DOUBT = 1e-6  # 1 - confidence, that is told from less
 CORNER = (110, 640)  # px, height and width of what is shown of a band
@@ -51,11 +52,12 @@ def variants_of_band(images: Mapping[str, np.ndarray]) -> Figure:
 
 
 @figure
-def accuracy_by_variant(table: pd.DataFrame, chance: float) -> Figure:
+def accuracy_by_variant(table: pd.DataFrame) -> Figure:
     """Accuracy and 95 % interval of each row of `folds.summary`: whole bands and thirds of them.
 
-    The dashed line is ``chance``, 1 / classes: what a control should come to.
+    Without the controls, beside which nothing else could be told apart.
     """
+    table = table[~table["variant"].isin(CONTROLS)]
     if table.empty:
         return nothing("No band is held out.")
     names = list(dict.fromkeys(table["variant"]))
@@ -70,9 +72,10 @@ def accuracy_by_variant(table: pd.DataFrame, chance: float) -> Figure:
                 rows["accuracy"], place, xerr=np.maximum(spread, 0), fmt="o", color=colour,
                 label=label,
             )  # fmt: skip
-    axis.axvline(chance, ls="--", color=NEUTRAL, label="1 / classes")
     axis.set_yticks(range(len(names)), names)
-    axis.set(xlim=(-0.02, 1.02), ylim=(len(names) - 0.5, -0.5), xlabel="images labelled right")
+    span = 1 - max(0.0, table["low"].min() - 0.02)
+    axis.set(xlim=(1 - span, 1 + span / 50), ylim=(len(names) - 0.5, -0.5))
+    axis.set_xlabel("images labelled right (95 %, over classes)")
     axis.xaxis.set_major_formatter(PercentFormatter(1))
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return fig

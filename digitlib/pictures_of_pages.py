@@ -258,6 +258,17 @@ def coverage_maps(
 
 
 @figure
+def keypoints_on_strip(image: np.ndarray, places: np.ndarray) -> Figure:
+    """A piece of a strip, and on it a circle for each of ``places`` (n, 3): x, y, diameter, px."""
+    fig, axis = plt.subplots()
+    plain(axis, 128 + image // 2)  # greyed, so that the circles stand out
+    axis.set_title(f"{len(places)} keypoints on a piece of a test image", fontsize=11)
+    for x, y, size in places:
+        axis.add_patch(plt.Circle((x, y), size / 2, fill=False, ec=RIGHT))
+    return fig
+
+
+@figure
 def patches_on_strip(image: np.ndarray, places: Mapping[str, np.ndarray], size: int) -> Figure:
     """A row for each kind of placement: the strip, and on it the patches of ``size`` px.
 

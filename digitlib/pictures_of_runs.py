@@ -162,7 +162,7 @@ def cost_of_labels(table: pd.DataFrame) -> Figure:
         axis.text(end * 1.1, y, f"{row.ms:.1f} ms{times}", va="center", fontsize=9)
     axis.set_yticks(places, [shorten(name, 36) for name in table["name"]])
     axis.invert_yaxis()
-    axis.set(xscale="log", xlim=(table["ms"].min() / 3, table["ms"].max() * 12))
+    axis.set(xscale="log", xlim=(table["ms"].min() / 3, table["ms"].max() * 6))
     axis.set(xlabel="ms from image file to label (log scale)", title="What a label costs")
     return fig
 

@@ -21,6 +21,7 @@ import digitlib
 from digitlib import Problem
 from digitlib.__main__ import main
 from digitlib.dataset import (
+    Dataset,
     Shelf,
     _is_inverted,
     image_files,
@@ -470,6 +471,20 @@ def test_the_real_scans(tmp_path):
         assert set(np.unique(page.image)) == {0, 255}  # 1-bit
         assert 0.005 < (page.image == 0).mean() < 0.2  # so ink is 0, not 255
         assert _is_inverted(255 - page.image)
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "kind"),
+    [
+        ("digits", "digits-70-1-v2", "a number, written by many hands"),
+        ("hands", "hands-700-1-v2", "a writer"),
+        ("reference", "anywhere", "a writer"),
+        ("mine", "mine", "what its label says"),
+        ("digits", "digits", "what its label says"),  # a folder of somebody's that is called so
+    ],
+)
+def test_what_a_class_is(name, folder, kind):
+    assert Dataset(name, Path(folder), [], [], 0).a_class == kind
 
 
 def test_check_says_which_reference_files_are_not_as_published(tmp_path, monkeypatch, capsys):

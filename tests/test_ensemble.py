@@ -5,6 +5,7 @@ In: logits of a patch or three; generated and real images. Out: probabilities an
 
 import dataclasses
 import math
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from digitlib import Problem, ensemble, model, patches, strips
-from digitlib.dataset import Dataset
+from digitlib.dataset import Dataset, Page
 from digitlib.predict import predict_files
 from digitlib.results import combine, softmax
 from digitlib.settings import Settings
@@ -148,6 +149,20 @@ def test_votes_beyond_what_memory_may_hold_are_the_same(ballots, network, digits
         ballots, ensemble.votes(network.whole, digits.test, settings), strict=True
     ):
         assert np.array_equal(one.logits, other.logits) and not other.logits.flags.writeable
+
+
+def test_agreement_of_the_patches():
+    """Two strips of three patches: a, b, b and a, c, a, of an image of a, then of b."""
+    logits = np.eye(3)[[[0, 1, 1], [0, 2, 0]]]
+    pages = [Page(Path(f"{label}_1.png"), label, np.zeros((1, 1)), False) for label in "abd"]
+    table = ensemble.agreement(pages, [ensemble.Votes(logits, 0.0)] * 3, ["a", "b", "c"])
+    assert table.to_dict("records") == [
+        {"right": 3, "wrong": 3, "rival": 2},
+        {"right": 2, "wrong": 4, "rival": 3},
+        {"right": 0, "wrong": 6, "rival": 3},  # a label that was never learnt
+    ]
+    sure = ensemble.agreement(pages[:1], [ensemble.Votes(logits[:, :1], 0.0)], ["a", "b", "c"])
+    assert sure.to_dict("records") == [{"right": 2, "wrong": 0, "rival": 0}]
 
 
 def test_votes_do_not_depend_on_what_was_labelled_before(ballots, network, digits, tiny):

@@ -471,7 +471,7 @@ def test_no_fold_gives_empty_tables_that_all_else_takes(digits, quick, tmp_path)
     assert len(table) == 0 and "temperature" in table
     none = folds.ablated(digits, quick, {"one": quick}, (result, odds), 3, tmp_path)
     assert len(none) == 0
-    pictures_of_folds.accuracy_by_variant(table, 1 / 3)
+    pictures_of_folds.accuracy_by_variant(table)
     pictures_of_folds.ablation_figure(none)
     pictures_of_folds.variants_of_band({})
     pictures_of_folds.sure_figure(dict.fromkeys("abc", result), math.inf)
@@ -481,6 +481,32 @@ def test_pages_too_low_are_refused_before_training(digits, quick, tmp_path, coun
     with pytest.raises(Problem, match="has no 9 bands of 300 px"):
         folds.cross_validate(digits, quick, 9, tmp_path)
     assert not counted and folds.room(digits.train[0].image.shape[0], 300) == 3
+
+
+@pytest.mark.parametrize("strange", [[], [0.7, 0.2]])
+def test_from_when_on_answers_are_sure(strange):
+    def answers(confidences, right):
+        labels = ["a" if own else "b" for own in right]
+        return pd.DataFrame({"actual": "a", "predicted": labels, "confidence": confidences})
+
+    known = {
+        "whole bands": answers([0.9, 0.8, 0.3], [1, 1, 0]),  # safe from 0.8 on
+        "thirds of them": answers([0.7500001, 0.8, 0.6], [1, 1, 0]),  # from 0.750001 on, rounded up
+    }
+    table = folds.sure_table(known, answers(strange, [0] * len(strange)), 0.0)
+    assert table.index.tolist() == ["whole bands", "thirds of them", "strangers' bands"]
+    assert table["threshold"].tolist()[:2] == [0.8, 0.750001]
+    assert table["answered"].isna().tolist() == [False, False, True]
+    assert table["answered"].tolist()[:2] == [2, 1]
+    assert table["of"].tolist() == [3, 3, len(strange)] and table["sure"].tolist() == [2, 1, 0]
+    assert table["wrong_at_most"].tolist()[:2] == pytest.approx([0.6576, 0.7935], abs=1e-4)
+
+
+def test_where_no_answer_is_safe_none_is_sure():
+    known = pd.DataFrame({"actual": ["a"], "predicted": ["b"], "confidence": [0.9]})
+    table = folds.sure_table({"thirds of them": known}, known[:0], 0.05)
+    assert table["answered"].tolist()[0] == 0 and table["sure"].tolist() == [0, 0]
+    assert np.isinf(table["threshold"].iloc[0]) and np.isnan(table["wrong_at_most"].iloc[0])
 
 
 def test_ablation_compares_with_the_recipe_as_it_is(digits, quick, tmp_path):
@@ -505,7 +531,7 @@ def test_ablation_compares_with_the_recipe_as_it_is(digits, quick, tmp_path):
     )
     assert pictures_of_folds.ablation_figure(table).axes
     whole = folds.summary(*base, digits.classes)
-    assert pictures_of_folds.accuracy_by_variant(whole, 1 / 3).axes
+    assert pictures_of_folds.accuracy_by_variant(whole).axes
 
 
 def test_a_recipe_that_masks_by_ink_labels_all_erased_bands_alike(digits, quick):
