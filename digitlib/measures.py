@@ -10,10 +10,12 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from digitlib.patches import cut, random_centres
 from digitlib.settings import Settings
 from digitlib.strips import PAPER, Strip, enhance, ink
 
 NOTICEABLE = 8  # grey levels of 255; less, on a screen, is hardly seen
+AUGMENTATIONS = ("rotation", "translation", "zoom", "slant", "contrast", "thickness")
 LETTER = 100  # px of ink: about one small letter, 20 px high, of a 3 px pen
 
 
@@ -103,6 +105,20 @@ def page_coverage(strips: Sequence[Strip], centres: Sequence[np.ndarray], size: 
     return counts
 
 
+def epoch_coverage(
+    training: Sequence[Strip],
+    validation: Sequence[Strip],
+    settings: Settings,
+    n: int,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """`page_coverage` of a page by ``n`` random patches of its training strips: int (h, w)."""
+    each = np.bincount(rng.integers(len(training), size=n), minlength=len(training))
+    centres = [random_centres([s] * k, settings, rng) for s, k in zip(training, each, strict=True)]
+    centres += [np.empty((0, 2))] * len(validation)
+    return page_coverage([*training, *validation], centres, settings.patch_size)
+
+
 def reassembled(strips: Sequence[Strip]) -> np.ndarray:
     """The page that ``strips`` were cut from, enhanced as they are: (h, w) uint8."""
     height = max(strip.top + strip.image.shape[0] for strip in strips)
@@ -125,6 +141,26 @@ def ink_under(strip: Strip, centres: np.ndarray, size: int) -> np.ndarray:
     total = cv2.integral(ink(strip.image).astype(np.uint8))
     left, top, right, bottom = _boxes(strip.image.shape, centres, size).T
     return total[bottom, right] - total[top, right] - total[bottom, left] + total[top, left]
+
+
+def extreme_patches(
+    strip: Strip,
+    centre: np.ndarray,
+    settings: Settings,
+    names: Sequence[str],
+    rng: np.random.Generator,
+) -> list[list[np.ndarray]]:
+    """Two rows of patches (size, size) uint8 around ``centre``: as it is, then by each of the
+    AUGMENTATIONS ``names`` alone the two most different of 100 draws."""
+    still = replace(settings, **dict.fromkeys(AUGMENTATIONS, 0.0))
+    plain = cut(strip, centre, settings)
+    rows = [[plain], [plain]]
+    for name in names:
+        alone = replace(still, **{name: getattr(settings, name)})
+        draws = np.array([cut(strip, centre, alone, rng) for _ in range(100)])
+        for row, draw in zip(rows, extremes(draws, plain), strict=True):
+            row.append(draws[draw])
+    return rows
 
 
 def extremes(variants: np.ndarray, plain: np.ndarray) -> tuple[int, int]:

@@ -94,6 +94,27 @@ def test_faded_is_darker_to_the_right_and_repeats():
     assert (grey == measures.faded(image, 1)).all() and (grey != measures.faded(image, 2)).any()
 
 
+def test_patches_of_an_epoch_fall_on_training_strips_alone():
+    settings = Settings(patch_size=16, scale=2.0, placement="anywhere")
+    blank = np.full((40, 60), 255, np.uint8)
+    training, held_out = [Strip(blank, "a", 0), Strip(blank, "a", 20)], [Strip(blank, "a", 60)]
+    rng = np.random.default_rng(1)
+    counts = measures.epoch_coverage(training, held_out, settings, 50, rng)
+    assert counts.shape == (100, 60) and counts.sum() == 50 * 16**2  # anywhere that they fit
+    assert not counts[60:].any() and counts[:20].any() and counts[40:60].any()
+
+
+def test_extreme_patches_differ_by_what_is_named_alone():
+    own = Strip(page(60, 60).image, "a", 0)
+    settings = Settings(patch_size=32, scale=1.0, contrast=0.0, zoom=0.3, thickness=1.0)
+    rng, names = np.random.default_rng(1), ("contrast", "zoom")
+    one, other = measures.extreme_patches(own, np.array([30.0, 30.0]), settings, names, rng)
+    assert np.array_equal(one[0], other[0]) and len(one) == len(other) == 3
+    assert np.array_equal(one[1], one[0]) and np.array_equal(other[1], one[0])  # by 0: as it is
+    ink = [int((patch < 128).sum()) for patch in (one[2], one[0], other[2])]
+    assert len(set(ink)) == 3 and sorted(ink)[1] == ink[1]  # smaller, as it is, larger
+
+
 def test_extremes():
     variants = np.array([0, 5, -3, -9, 2], float)[:, None, None]
     assert measures.extremes(variants, np.zeros((1, 1))) == (3, 1)
