@@ -108,7 +108,7 @@ def fit(pages: Sequence[Page], classes: list[str], settings: Settings) -> Baseli
     """
     start = time.perf_counter()
     pages = [first_lines(page, settings.text) for page in pages]
-    shelf = Shelf(settings.memory * 10**6)
+    shelf = Shelf(settings.held)
     found = [(where, shelf.keep(what)) for where, what in _keypoints_of(pages, settings, "SIFT")]
     network, sums = _network(len(classes), settings)
     rng = np.random.default_rng([settings.seed, 600])

@@ -59,7 +59,7 @@ class PatchStream(keras.utils.PyDataset):
 
 class EvenPatches(keras.utils.PyDataset):
     """Patches of validation strips, EVEN_PATCHES of each, evenly spaced: always the same, and cut
-    whenever they are asked for. A batch is of whole strips, as `PatchStream`'s else."""
+    whenever they are asked for. A batch is of whole strips, and otherwise like `PatchStream`'s."""
 
     def __init__(self, strips: Sequence[Strip], classes: list[str], settings: Settings) -> None:
         super().__init__()

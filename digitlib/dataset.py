@@ -98,8 +98,9 @@ class Dataset:
         """What a class is: of a folder of somebody's only they know."""
         kinds = {"digits": "a number, written by many hands", "hands": "a writer"}
         kinds["reference"] = "a writer"
-        theirs = self.name in GENERATED and self.folder.name == self.name  # not named by us
-        return "what its label says" if theirs else kinds.get(self.name, "what its label says")
+        # A folder that is called as a generated set is somebody's: ours have longer names.
+        ours = self.name == "reference" or self.folder.name != self.name
+        return kinds.get(self.name if ours else "", "what its label says")
 
     @property
     def inverted(self) -> list[str]:

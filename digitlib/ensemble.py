@@ -44,7 +44,7 @@ def vote(network: keras.Model, page: Page, settings: Settings) -> Votes:
 def votes(network: keras.Model, pages: Iterable[Page], settings: Settings) -> list[Votes]:
     """`vote` for each of ``pages``; logits beyond ``memory`` MB wait on a `Shelf`."""
     cv2.setNumThreads(1)
-    shelf, ballots = Shelf(settings.memory * 10**6), []
+    shelf, ballots = Shelf(settings.held), []
     for page in progress_bar(pages, desc="labelling", unit="image"):
         ballot = vote(network, page, settings)
         ballots.append(replace(ballot, logits=shelf.keep(ballot.logits)))
@@ -107,7 +107,7 @@ def engines_compared(
     cv2.setNumThreads(cores())
     for engine in predict.without_keras(settings):
         read, said = predict.reader(file, engine, settings=settings)[0], []
-        shelf = Shelf(settings.memory * 10**6)
+        shelf = Shelf(settings.held)
         bar = progress_bar(pages, desc=engine, unit="image")
         for ballot, page in zip(ballots, bar, strict=True):
             start = time.perf_counter()

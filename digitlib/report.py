@@ -293,8 +293,7 @@ def planned(
     suite = [read_notebook(path) for path in notebook_paths(notebooks)]
     declared = {notebook.path: notebook.parameters for notebook in suite}
     defaults = {name: p.default for own in declared.values() for name, p in own.items()}
-    values = read_profile(profile, suite[0].path.parent) | dict(parameters)
-    values = settled(values, declared)
+    values = settled(read_profile(profile, suite[0].path.parent) | dict(parameters), declared)
     dataset = str(values.get("DATASET", defaults.get("DATASET", "")))
     given = {name: values[name] for name in parameters if name not in ("DATASET", "RUN")}
     named = run or values.get("RUN")

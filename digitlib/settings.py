@@ -214,6 +214,11 @@ class Settings:
         return round(self.patch_size * self.scale)
 
     @property
+    def held(self) -> int:
+        """What `memory` is in bytes."""
+        return self.memory * 10**6
+
+    @property
     def scales(self) -> list[float]:
         """At which whole strips are read; raises Problem."""
         try:

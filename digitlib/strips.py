@@ -159,7 +159,7 @@ def training_strips(
 
     What is beyond ``memory`` MB of them waits on a `Shelf`.
     """
-    training, validation, shelf = [], [], Shelf(settings.memory * 10**6)
+    training, validation, shelf = [], [], Shelf(settings.held)
     for page in progress_bar(pages, desc="strips", unit="page") if progress else pages:
         tops = split_tops(page.image.shape[0], settings)
         for strips, own in zip((training, validation), tops, strict=True):

@@ -234,7 +234,7 @@ def _cached_views(
             if not file.exists():
                 with whole_file(file) as aside:
                     _write_view(aside, items, view, settings, network, bar)
-            much = settings.views * file.stat().st_size > settings.memory * 10**6
+            much = settings.views * file.stat().st_size > settings.held
             views.append(np.load(file, mmap_mode="r" if much else None, allow_pickle=False))
     return views
 
