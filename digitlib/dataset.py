@@ -24,6 +24,11 @@ from digitlib.fetch import CURES, missing_files
 from digitlib.settings import Settings
 
 GENERATED = ("digits", "hands")
+A_CLASS = {  # what it is, of the sets that are known
+    "digits": "a number, written by many hands",
+    "hands": "a writer",
+    "reference": "a writer",
+}
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"}
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")  # told from the bytes; a suffix is not evidence
 MIN_SIDE = 32  # px; a line of writing does not fit in less
@@ -87,20 +92,12 @@ class Dataset:
     train: list[Page]
     test: list[Page]
     ignored: int  # entries of train/ and test/ that are not images
+    a_class: str = "what its label says"  # of a folder of somebody's only they know
 
     @property
     def classes(self) -> list[str]:
         """The labels that training pages exist for, sorted."""
         return sorted({page.label for page in self.train})
-
-    @property
-    def a_class(self) -> str:
-        """What a class is: of a folder of somebody's only they know."""
-        kinds = {"digits": "a number, written by many hands", "hands": "a writer"}
-        kinds["reference"] = "a writer"
-        # A folder that is called as a generated set is somebody's: ours have longer names.
-        ours = self.name == "reference" or self.folder.name != self.name
-        return kinds.get(self.name if ours else "", "what its label says")
 
     @property
     def inverted(self) -> list[str]:
@@ -137,7 +134,8 @@ def load_dataset(
     parts = [folder / part for part in ("train", "test") if (folder / part).is_dir()]
     entries = sum(1 for part in parts for _ in part.iterdir())
     n = len(train)
-    return Dataset(name, folder, pages[:n], pages[n:], ignored=entries - len(pages))
+    kind = {"a_class": A_CLASS[str(name_or_path)]} if str(name_or_path) in A_CLASS else {}
+    return Dataset(name, folder, pages[:n], pages[n:], entries - len(pages), **kind)
 
 
 def refuse_names(name_or_path: str | Path, tests: bool = True) -> None:
@@ -218,7 +216,11 @@ def _source(name_or_path: str | Path, classes: int, seed: int) -> tuple[str, Pat
 
         folder = folder_of(name, classes, seed)
         if not folder.is_dir():
-            write_dataset(name, folder, classes, seed)
+            try:
+                write_dataset(name, folder, classes, seed)
+            except Problem:  # another run may have drawn the same meanwhile
+                if not folder.is_dir():
+                    raise
         return name, folder
     if name == "reference":
         given, fetched = os.environ.get("DIGITLIB_REFERENCE"), digitlib.DATA / "reference"

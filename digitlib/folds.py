@@ -19,7 +19,7 @@ from scipy.optimize import brentq
 from digitlib import Problem, engine, ensemble, evaluate, train, write_json
 from digitlib.dataset import Dataset, Page
 from digitlib.pages import read_json
-from digitlib.parameters import Parameter, typed
+from digitlib.parameters import Parameter, settled
 from digitlib.results import softmax
 from digitlib.settings import RANGES, Settings
 from digitlib.strips import REACH, between_lines, ink
@@ -315,7 +315,9 @@ def changes(text: str, settings: Settings) -> dict[str, Settings]:
             raise Problem(f"ABLATIONS: {name} is no setting of a recipe{hint}")
         item = kinds[name]
         known = Parameter(name, item.type.__name__, item.default, "")
-        changed[f"{name}={value}"] = replace(settings, **{item.name: typed(known, value)})
+        changed[f"{name}={value}"] = replace(
+            settings, **{item.name: settled({name: value}, {Path(): {name: known}})[name]}
+        )
     return changed
 
 

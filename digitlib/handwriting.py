@@ -23,7 +23,7 @@ import numpy as np
 from HersheyFonts import HersheyFonts
 
 import digitlib
-from digitlib import Problem, progress_bar
+from digitlib import Problem, cores, progress_bar
 
 VERSION = 2  # of what is drawn: raise it when the same seed gives other images
 PAGE = (1070, 1545)  # px, height and width of the reference data's training pages
@@ -347,12 +347,16 @@ def write_dataset(kind: str, folder: Path, classes: int = 70, seed: int = 1) -> 
             folder=Path(aside) / "data",
             width=max(2, len(str(classes))),
         )
-        with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(cores(), get_context("spawn")) as pool:
             done = pool.map(work, range(1, classes + 1), chunksize=2)
             bar = {"total": classes, "desc": f"writing {kind}", "unit": "class"}
             for _ in progress_bar(done, **bar):
                 pass
-        if folder.exists():
-            folder.rmdir()
-        (Path(aside) / "data").rename(folder)
+        try:
+            if folder.exists():
+                folder.rmdir()
+            (Path(aside) / "data").rename(folder)
+        except OSError as error:
+            cure = "delete it or name another" if folder.exists() else "may it be written to?"
+            raise Problem(f"{folder}: cannot be put in place ({error}); {cure}") from None
     return folder

@@ -246,7 +246,7 @@ def default_run_name(profile: str, dataset: str, changed: Mapping[str, Any]) -> 
         parts += [name.lower(), Path(str(value)).name]
     safe = [re.sub(r"[^A-Za-z0-9._]+", "-", part).strip(".-") for part in parts]
     name = "-".join(part for part in safe if part)
-    told = all(safe) and not any("/" in str(value) for value in changed.values())
+    told = all(safe) and all(Path(str(value)).name == str(value) for value in changed.values())
     if told and len(name) <= MOST_NAME:
         return name
     lost = repr([Path(dataset).name, sorted(changed.items())]).encode()

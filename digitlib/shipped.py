@@ -56,7 +56,7 @@ def read_card(path: Path) -> tuple[list[str], Settings, dict[str, str]]:
             card = json.loads(read_member(archive, CARD, MOST_CARD))
         if card.get("format") != FORMAT:
             raise Problem("it is of another version of digitlib, which reads strips in another way")
-        classes, settings = card["classes"], Settings(**(card["settings"] | {"weights": "none"}))
+        classes, settings = card["classes"], Settings(**card["settings"])
         well_formed = isinstance(classes, list) and all(isinstance(c, str) for c in classes)
         if not well_formed or not 2 <= len(set(classes)) == len(classes) <= 100_000:
             raise Problem("its class names are not 2 to 100000 different texts")
@@ -129,9 +129,7 @@ def mark_sure(run: str, folds: Mapping[str, Any], settings: Settings) -> str:
     if not model.is_file():
         return f"{run} has no model yet; run 03, then 08 again, and predict says what it is sure of"
     _, own, about = read_card(model)
-    with zipfile.ZipFile(model) as archive:  # in settings that were read, weights are none
-        weights = json.loads(read_member(archive, CARD, MOST_CARD))["settings"]["weights"]
-    if replace(own, weights=weights, memory=settings.memory) != settings:
+    if replace(own, memory=settings.memory) != settings:
         return f"the model of {run} is of another recipe, so it keeps its card"
     about.pop(SURE, None)
     about |= _sure(folds)

@@ -21,7 +21,6 @@ import digitlib
 from digitlib import Problem
 from digitlib.__main__ import main
 from digitlib.dataset import (
-    Dataset,
     Shelf,
     _is_inverted,
     image_files,
@@ -473,18 +472,27 @@ def test_the_real_scans(tmp_path):
         assert _is_inverted(255 - page.image)
 
 
-@pytest.mark.parametrize(
-    ("name", "folder", "kind"),
-    [
-        ("digits", "digits-70-1-v2", "a number, written by many hands"),
-        ("hands", "hands-700-1-v2", "a writer"),
-        ("reference", "anywhere", "a writer"),
-        ("mine", "mine", "what its label says"),
-        ("digits", "digits", "what its label says"),  # a folder of somebody's that is called so
-    ],
-)
-def test_what_a_class_is(name, folder, kind):
-    assert Dataset(name, Path(folder), [], [], 0).a_class == kind
+def test_what_a_class_is(folder, tmp_path, monkeypatch):
+    """Of a folder of somebody's only they know, whatever it is called."""
+    monkeypatch.setattr(digitlib, "DATA", tmp_path)
+    monkeypatch.setenv("DIGITLIB_REFERENCE", str(folder))
+    assert load_dataset("reference").a_class == "a writer"
+    for name in "digits", "hands", "reference":
+        own = shutil.copytree(folder, tmp_path / "own" / name)
+        assert load_dataset(own).a_class == "what its label says"
+    shutil.copytree(folder, folder_of("digits", 2, 5))
+    assert load_dataset("digits", classes=2, seed=5).a_class == "a number, written by many hands"
+
+
+def test_a_set_that_another_run_drew_meanwhile_is_read(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(digitlib, "DATA", tmp_path)
+
+    def late(*_args) -> None:
+        shutil.copytree(folder, folder_of("digits", 2, 5))
+        raise Problem("is there already")
+
+    monkeypatch.setattr("digitlib.handwriting.write_dataset", late)
+    assert len(load_dataset("digits", classes=2, seed=5).train) == 2
 
 
 def test_check_says_which_reference_files_are_not_as_published(tmp_path, monkeypatch, capsys):

@@ -128,7 +128,7 @@ def test_refused_before_anything_is_written(tmp_path, kind, classes, complaint):
 class InThisProcess:
     """Stands in for the pool of processes, so that a patched function is the one that runs."""
 
-    def __init__(self, **_):
+    def __init__(self, *_how):
         self.map = lambda function, numbers, chunksize: map(function, numbers)
 
     def __enter__(self):

@@ -23,9 +23,9 @@ from digitlib.settings import Settings
 def test_a_shipped_model_is_small_and_says_what_it_is(path):
     assert path.stat().st_size <= 10e6
     classes, settings, about = shipped.read_card(path)
-    assert len(classes) >= 2 and settings.weights == "none"
+    assert len(classes) >= 2 and settings.weights == "handwriting"
     assert {"recipe", "weights", "data", "cross-validated", "limits"} <= set(about)
-    recipe = read_profile(about["recipe"]) | {"DATASET": "reference", "WEIGHTS": "none"}
+    recipe = read_profile(about["recipe"]) | {"DATASET": "reference"}
     assert settings == Settings.of(recipe)  # its profile is still what it was learnt by
 
 
@@ -180,7 +180,7 @@ def test_what_folds_found_goes_onto_the_card_of_the_runs_model(home, tiny):
     assert "below 0.9" in shipped.mark_sure("mine", found, tiny)
     classes, settings, about = shipped.read_card(own)
     assert shipped.sure_from(about) == 0.9 and "1.0% of strangers' bands" in about[shipped.SURE]
-    assert (classes, settings) == (["a", "b", "c"], replace(tiny, weights="none"))
+    assert (classes, settings) == (["a", "b", "c"], tiny)
     assert zipfile.ZipFile(own).read("model.weights.h5") == weights
     assert "below 0.9" in shipped.mark_sure("mine", found, replace(tiny, memory=7))
     for other in replace(tiny, dropout=0.3), replace(tiny, weights="imagenet"):
