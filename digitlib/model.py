@@ -54,6 +54,16 @@ def jit_pays() -> bool | str:
     return False if slow else "auto"
 
 
+def build_metrics(network: keras.Model, batch: tuple) -> None:
+    """Build a compiled ``network``'s metrics by a ``batch`` (inputs, answers), not learnt from.
+
+    Left to `fit`, with JAX or PyTorch, that takes a batch from the first epoch's stream, and those
+    that its workers have ready move up: a resumed run would see another order.
+    """
+    if keras.backend.backend() != "tensorflow":
+        network.test_on_batch(*batch)
+
+
 def keep_memory() -> None:
     """Have glibc keep freed blocks: given back and fetched anew, they took half of a step's time.
 

@@ -1,7 +1,7 @@
 """Predict: label images with a saved model, without Keras where the model's graph is at hand.
 
 In: image files and a model file. Out: a row an image, and result.csv. Each image is decoded, cut
-and labelled by one of a few threads, so that a folder of any size needs the memory of a few images.
+and labelled by one of a few threads, so that of a folder few images are in memory at a time.
 """
 
 import importlib.util

@@ -320,6 +320,14 @@ def planned(
         knobs = {field.name.upper() for field in dataclasses.fields(Settings)} - {"DATASET"}
         knobs &= {name for notebook in todo for name in notebook.parameters}
         values |= settled({n: known[n] for n in knobs & set(known) - set(parameters)}, declared)
+    read = {name for notebook in todo for name in notebook.parameters}
+    for idle in sorted(given.keys() - read - set(known)):  # known: it may name the run
+        own = [n.name[:2] for n in suite if idle in n.parameters]
+        numbers = " ".join([n.name[:2] for n in todo] + own)
+        raise Problem(
+            f"{idle} is a parameter of {', '.join(own)} alone: add what reads it, such as "
+            f"--notebooks '{numbers}'"
+        )
     Settings.of(defaults | values)  # ranges
     if dataset:
         refuse_names(dataset, any(notebook.tests for notebook in todo))
@@ -345,7 +353,8 @@ def run_report(
     ``chosen``: numbers of notebooks ("06 08"), or "all"; by default all but those `on_request`.
     What the run's other notebooks left is then kept. A notebook is skipped when one that it needs
     failed. Raises Problem, before anything is written, for an unknown profile, parameter, file or
-    layer, for a value of the wrong type, and for a dataset folder whose files' names do not fit.
+    layer, for a parameter that none of the notebooks has, for a value of the wrong type, and for a
+    dataset folder whose files' names do not fit.
     """
     given = dict(parameters or {}) | ({"DATASET": dataset} if dataset is not None else {})
     plan = planned(profile, given, run, notebooks, chosen)

@@ -147,10 +147,7 @@ def _fit(
         metrics=["sparse_categorical_accuracy"],
         jit_compile=model.jit_pays(),
     )
-    if keras.backend.backend() != "tensorflow":
-        # Builds the metrics. Left to `fit`, that takes a batch from the first epoch's stream and
-        # mixes up the others that its workers have ready: a resumed run would see another order.
-        network.test_on_batch(*(part[:1] for part in validation[0]))
+    model.build_metrics(network, tuple(part[:1] for part in validation[0]))
     done = checkpoints.of(phase)
     if done:
         network.optimizer.build(network.trainable_variables)

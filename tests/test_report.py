@@ -312,6 +312,22 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
     assert not (home / "reports").exists()
 
 
+def test_a_parameter_that_no_chosen_notebook_has_is_refused(home):
+    """Else it would be part of the run's name, and change nothing."""
+    folder = write_notebook(home / "notebooks", "01_only", "1").parent
+    folds = write_notebook(folder, "02_folds", "1", parameters="FOLDS: int = 3")
+    book = json.loads(folds.read_text())
+    book["metadata"]["digitlib"] = {"on_request": True}
+    folds.write_text(json.dumps(book))
+    with pytest.raises(Problem, match="FOLDS is a parameter of 02 alone.*--notebooks '01 02'"):
+        planned("quick", {"FOLDS": 2}, notebooks=folder)
+    assert planned("quick", {"FOLDS": 2}, "mine", folder, "02").values["FOLDS"] == 2
+    before = home / "reports" / "mine" / "run.json"  # a run that this names, as FOLDS is part of it
+    before.parent.mkdir(parents=True)
+    before.write_text('{"profile": "quick", "dataset": "digits", "parameters": {"FOLDS": 2}}')
+    planned("quick", {"FOLDS": 2}, "mine", folder, "01")
+
+
 @pytest.mark.parametrize(
     "kind, given, value",
     [
