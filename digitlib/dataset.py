@@ -134,8 +134,8 @@ def load_dataset(
     parts = [folder / part for part in ("train", "test") if (folder / part).is_dir()]
     entries = sum(1 for part in parts for _ in part.iterdir())
     n = len(train)
-    kind = {"a_class": A_CLASS[str(name_or_path)]} if str(name_or_path) in A_CLASS else {}
-    return Dataset(name, folder, pages[:n], pages[n:], entries - len(pages), **kind)
+    a_class = A_CLASS.get(str(name_or_path), Dataset.a_class)
+    return Dataset(name, folder, pages[:n], pages[n:], entries - len(pages), a_class)
 
 
 def refuse_names(name_or_path: str | Path, tests: bool = True) -> None:

@@ -54,14 +54,14 @@ def jit_pays() -> bool | str:
     return False if slow else "auto"
 
 
-def build_metrics(network: keras.Model, batch: tuple) -> None:
-    """Build a compiled ``network``'s metrics by a ``batch`` (inputs, answers), not learnt from.
+def build_metrics(network: keras.Model, batches: keras.utils.PyDataset) -> None:
+    """Build a compiled ``network``'s metrics by the first of ``batches``, without learning from it.
 
     Left to `fit`, with JAX or PyTorch, that takes a batch from the first epoch's stream, and those
     that its workers have ready move up: a resumed run would see another order.
     """
     if keras.backend.backend() != "tensorflow":
-        network.test_on_batch(*batch)
+        network.test_on_batch(*batches[0])
 
 
 def keep_memory() -> None:

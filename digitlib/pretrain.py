@@ -122,7 +122,7 @@ def pretrain(
         metrics=dict.fromkeys(TARGETS, "accuracy"),
         jit_compile=model.jit_pays(),
     )
-    model.build_metrics(network, draw_batch(0, hands, batch_size, size, seed))
+    model.build_metrics(network, Crops(hands, seed, batch_size, 0, steps, size))
     folder = out.with_name(f"{out.name.removesuffix('.weights.h5')}-checkpoint")
     state, run = folder / "state.json", [VERSION, hands, steps, batch_size, width, seed, rate, size]
     saved = read_json(state)

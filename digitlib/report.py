@@ -303,14 +303,15 @@ def planned(
     before = read_json(folder / "run.json")
     theirs = before.get("profile", name), before.get("dataset", dataset)
     known = before.get("parameters") if isinstance(before.get("parameters"), dict) else {}
+    todo = [n for n in suite if not n.on_request] if chosen is None else _chosen(suite, chosen)
+    read = {name for notebook in todo for name in notebook.parameters}
     if chosen is None:
-        todo, kept = [notebook for notebook in suite if not notebook.on_request], None
+        kept = None
         if not named and theirs[1] != dataset:
             raise Problem(
                 f"{folder} is a run on {theirs[1]}: give this one a name of its own, --run"
             )
     else:
-        todo = _chosen(suite, chosen)
         if theirs != (name, dataset):
             raise Problem(
                 f"{run} is a run of profile {theirs[0]} on {theirs[1]}: give both, or another --run"
@@ -318,9 +319,8 @@ def planned(
         kept = [own for own in states_of(before) if own["name"] not in {n.name for n in todo}]
         # The recipe is the run's, but for what is given now.
         knobs = {field.name.upper() for field in dataclasses.fields(Settings)} - {"DATASET"}
-        knobs &= {name for notebook in todo for name in notebook.parameters}
-        values |= settled({n: known[n] for n in knobs & set(known) - set(parameters)}, declared)
-    read = {name for notebook in todo for name in notebook.parameters}
+        knobs &= read & set(known) - set(parameters)
+        values |= settled({name: known[name] for name in knobs}, declared)
     for idle in sorted(given.keys() - read - set(known)):  # known: it may name the run
         own = [n.name[:2] for n in suite if idle in n.parameters]
         numbers = " ".join([n.name[:2] for n in todo] + own)

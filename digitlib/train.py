@@ -147,7 +147,7 @@ def _fit(
         metrics=["sparse_categorical_accuracy"],
         jit_compile=model.jit_pays(),
     )
-    model.build_metrics(network, tuple(part[:1] for part in validation[0]))
+    model.build_metrics(network, validation)
     done = checkpoints.of(phase)
     if done:
         network.optimizer.build(network.trainable_variables)
