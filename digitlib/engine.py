@@ -1,17 +1,15 @@
 """The engine: a saved model's graph in OpenVINO, which labels without Keras and TensorFlow.
 
-In: a model file that holds its graph; `export` makes it when the file is written. Out: logits. A
-graph holds no weights: they are read from the model file, where there is only one copy of them.
+In: a model file that holds its graph; `export` makes it when the file is written. Out: logits.
 """
 
-import io
 import json
 import math
 import sys
 import tempfile
 import threading
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -25,12 +23,9 @@ from digitlib.shipped import read_member
 if TYPE_CHECKING:
     import keras
 
-WEIGHTS = "model.weights.h5"  # the member of a .keras file that Keras keeps the weights in
 # What a graph reads: whole strips (pooling vlad), patches one by one, their windows on a strip.
 STRIPS, PATCHES, ONE_PASS = "engine", "patches", "one_pass"
-MOST_GRAPH = 2**24  # bytes of the graph, and of its constants, unpacked
-MOST_KNOWN = 2**20  # of what is known of it
-MOST_WEIGHT_BYTES = 2**30  # bytes of all weights
+MOST_BYTES = 2**24, 2**29, 2**20  # of the graph, its weights and what is known of it, unpacked
 MOST_LAYERS = 10_000
 MOST_VALUES = 2**29  # that a layer gives
 # What `export` writes. Of anything else OpenVINO's reader may run into memory that is not its own.
@@ -42,7 +37,6 @@ OPERATIONS = (
 )
 SIZES_OF = {"f32": 4, "f16": 2, "i64": 8, "i32": 4, "i8": 1, "u8": 1, "boolean": 1}
 STRIDES = (0, 1, 2, 4, 8, 16, 32)  # of feature maps; 0: not known
-KINDS = ("<f2", "<f4")  # that weights are of
 MOST_SIZES = 4  # of inputs that the graph is compiled for one by one
 
 Sizes = tuple[tuple[int, ...], ...]  # of the inputs
@@ -60,6 +54,9 @@ def _openvino() -> ModuleType:
 
     if sys.modules["openvino.tools.ovc"] is None:
         del sys.modules["openvino.tools.ovc"]  # whoever asks for it by name gets it
+    # Its table of dtypes is made at its first use: two threads at once would wait for ever, one with
+    # the interpreter's lock for the table, one with the table for the interpreter's lock.
+    openvino.Type.f32.to_dtype()
     return openvino
 
 
@@ -81,19 +78,23 @@ def _converter() -> ModuleType | None:
         return None
 
 
-def _converted(
-    function: Callable, network: "keras.Model", weights: Sequence["keras.Variable"] = ()
-) -> Any:
-    """The graph of ``function``, of the inputs of ``network`` and, named, of ``weights``."""
+def _converted(network: "keras.Model") -> tuple[Any, Any]:
+    """(graph of ``network`` with its weights, its outputs as Keras nests them)."""
+    import keras
     import tensorflow as tf
     from openvino.tools.ovc import convert_model
 
+    nested = None
+
+    def outputs(*inputs: Any) -> list:
+        nonlocal nested
+        nested = network(list(inputs) if len(inputs) > 1 else inputs[0], training=False)
+        return keras.tree.flatten(nested)
+
     specs = [tf.TensorSpec(item.shape, item.dtype, name=item.name) for item in network.inputs]
-    for i, item in enumerate(weights):
-        specs.append(tf.TensorSpec(item.shape, item.dtype, name=f"weight{i}"))
-    converted = convert_model(tf.function(function, input_signature=specs, autograph=False))
+    converted = convert_model(tf.function(outputs, input_signature=specs, autograph=False))
     _straighten(converted)
-    return converted
+    return converted, nested
 
 
 def _order(node: Any) -> np.ndarray | None:
@@ -123,13 +124,7 @@ class _Compiled:
     """What `compiled` gives."""
 
     def __init__(self, openvino: ModuleType, network: "keras.Model") -> None:
-        import keras
-
-        def outputs(*inputs: Any) -> list:
-            self.nested = network(list(inputs) if len(inputs) > 1 else inputs[0], training=False)
-            return keras.tree.flatten(self.nested)
-
-        graph = _converted(outputs, network)
+        graph, self.nested = _converted(network)
         how = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
         self.request = openvino.Core().compile_model(graph, "CPU", how).create_infer_request()
         # What TensorFlow calls a function's outputs.
@@ -161,77 +156,27 @@ def compiled(network: "keras.Model") -> "keras.Model | _Compiled":
 
 
 def members(graph: str) -> tuple[str, str, str]:
-    """The parts of a model file that ``graph`` is: it, its constants, and what is known of it.
+    """The parts of a model file that ``graph`` is: it, its weights, and what is known of it.
 
-    The last says where in WEIGHTS each of its weights is, for ONE_PASS also ``stride``, of its
-    feature map, px, and ``shift``, what its logits lack of those patch by patch.
+    Of ONE_PASS that is ``stride``, of its feature map, px, and ``shift``, what its logits lack of
+    those patch by patch.
     """
     return f"{graph}.xml", f"{graph}.bin", f"{graph}.json"
 
 
-def places(network: "keras.Model") -> list[str]:
-    """Where in WEIGHTS Keras puts each of ``network.weights``. Overwrites them, to see it."""
-    import h5py
+def export(reader: "keras.Model", graph: str, about: Mapping[str, Any]) -> dict[str, bytes]:
+    """The `members` of ``graph``, of ``reader`` and its weights; ``about``: what is known of it.
 
-    network.set_weights([np.full(item.shape, i) for i, item in enumerate(network.weights)])
-    found = {}
-
-    def see(name: str, item: h5py.HLObject) -> None:
-        if isinstance(item, h5py.Dataset) and item.dtype.kind == "f":
-            found[int(item[()].flat[0])] = name
-
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / WEIGHTS
-        network.save_weights(file)
-        with h5py.File(file) as weights:
-            weights.visititems(see)
-    return [found[i] for i in range(len(network.weights))]
-
-
-def spans(model: Path, names: Sequence[str]) -> list[tuple[int, str, tuple[int, ...]]]:
-    """(first byte within WEIGHTS, dtype, shape) of the weights ``names`` of a `.keras` file.
-
-    Keras writes them in one piece each, so that they are read again without HDF5's library.
-    """
-    import h5py
-
-    with zipfile.ZipFile(model) as archive, h5py.File(io.BytesIO(archive.read(WEIGHTS))) as file:
-        items = [file[name] for name in names]
-        return [(item.id.get_offset(), item.dtype.str, item.shape) for item in items]
-
-
-def export(
-    reader: "keras.Model",
-    model: Path,
-    names: Sequence[str],
-    graph: str,
-    about: Mapping[str, Any],
-) -> dict[str, bytes]:
-    """The `members` of ``graph``, of ``reader``, for the file ``model``: what `Engine` needs.
-
-    ``names``: the `places` of ``reader.weights``; ``about``: what else is known of the graph. Empty
-    where OpenVINO is missing; it reads TensorFlow's graphs, so another backend exports nothing
-    either.
+    Empty where OpenVINO is missing; it reads TensorFlow's graphs, so another backend exports
+    nothing either.
     """
     openvino = _converter()
     if openvino is None:
         return {}
-    trainable, others = reader.trainable_variables, reader.non_trainable_variables
-    number = {id(item): i for i, item in enumerate(reader.weights)}  # several may share a path
-    order = spans(model, [names[number[id(item)]] for item in [*trainable, *others]])
-    n_inputs, n_trainable = len(reader.inputs), len(trainable)
-
-    def logits(*values: Any) -> Any:
-        inputs, weights = list(values[:n_inputs]), values[n_inputs:]
-        split = weights[:n_trainable], weights[n_trainable:]
-        inputs = inputs if n_inputs > 1 else inputs[0]
-        return reader.stateless_call(*split, inputs, training=False)[0]
-
-    converted = _converted(logits, reader, [*trainable, *others])
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / name for name in members(graph)]
-        openvino.serialize(converted, *map(str, files[:2]))
-        files[2].write_text(json.dumps({"spans": order, **about}), "utf-8")
+        openvino.serialize(_converted(reader)[0], *map(str, files[:2]))
+        files[2].write_text(json.dumps(about), "utf-8")
         return {file.name: file.read_bytes() for file in files}
 
 
@@ -241,23 +186,21 @@ def has_graph(path: Path, graph: str) -> bool:
         return set(members(graph)) <= set(archive.namelist())
 
 
-def _read(path: Path, graph: str) -> tuple[bytes, bytes, dict, bytes]:
-    """Graph, constants, what is known about them, and the weights; raises Problem."""
+def _read(core: Any, path: Path, graph: str) -> tuple[Any, dict]:
+    """(``graph`` of the model file ``path``, what is known of it); raises Problem, or anything."""
     if not has_graph(path, graph):
         raise Problem(f"{path}: holds no graph for OpenVINO; predict with --engine keras")
     with zipfile.ZipFile(path) as archive:
-        limits = (MOST_GRAPH, MOST_GRAPH, MOST_KNOWN, MOST_WEIGHT_BYTES)
-        names = (*members(graph), WEIGHTS)
         try:
-            found = [read_member(archive, *item) for item in zip(names, limits, strict=True)]
+            parts = zip(members(graph), MOST_BYTES, strict=True)
+            network, weights, about = (read_member(archive, *part) for part in parts)
         except Problem as problem:
             raise Problem(f"{path}: {problem}; use --engine keras") from None
-        network, constants, about, weights = found
-        _check(network, constants)
-        return network, constants, json.loads(about), weights
+    _check(network, weights)
+    return core.read_model(network, weights), json.loads(about)
 
 
-def _check(network: bytes, constants: bytes) -> None:
+def _check(network: bytes, weights: bytes) -> None:
     """Raise ValueError for a graph that `export` cannot have written."""
     if not network.startswith(b"<?xml") or b"<!" in network:
         raise ValueError("no plain XML")
@@ -273,52 +216,10 @@ def _check(network: bytes, constants: bytes) -> None:
         if kind == "Const":
             shape = [int(side) for side in own["shape"].split(",") if side.strip()]
             start, size = int(own["offset"]), int(own["size"])
-            fits = 0 <= start <= start + size <= len(constants) and all(n >= 0 for n in shape)
+            fits = 0 <= start <= start + size <= len(weights) and all(n >= 0 for n in shape)
             # OpenVINO keeps a byte of an empty one.
             if not fits or max(1, math.prod(shape) * SIZES_OF[own["element_type"]]) != size:
                 raise ValueError("a constant that does not fit")
-
-
-def _bound(core: Any, path: Path, graph: str) -> tuple[Any, dict]:
-    """(``graph`` of ``path`` with the weights of that file as constants, what is known of it)."""
-    from openvino import opset13
-
-    described, constants, about, weights = _read(path, graph)
-    network, shared = core.read_model(described, constants), False
-    for parameter in network.get_parameters():
-        name = parameter.output(0).get_any_name()
-        if not name.startswith("weight"):
-            continue
-        start, kind, shape = about["spans"][int(name.removeprefix("weight"))]
-        if kind not in KINDS or list(shape) != list(parameter.shape):
-            raise Problem(f"{path}: its weights do not fit its graph; use --engine keras")
-        # Raises ValueError for a span that is not within the file.
-        value = np.frombuffer(weights, kind, math.prod(shape), start).reshape(shape)
-        constant, targets = opset13.constant(value), parameter.output(0).get_target_inputs()
-        for target in targets:
-            target.replace_source_output(constant.output(0))
-        shared |= len(targets) > 1
-        network.remove_parameter(parameter)
-    if shared:
-        _own_constants(network)
-    return network, about
-
-
-def _own_constants(network: Any) -> None:
-    """Give each layer of the graph constants of its own: shared, OpenVINO fuses them with none.
-
-    A backbone that reads two scales has its layers twice, with the same weights.
-    """
-    from openvino import opset13
-    from openvino.passes import ConstantFolding, Manager
-
-    manager = Manager()
-    manager.register_pass(ConstantFolding())
-    manager.run_passes(network)
-    for item in network.get_ordered_ops():
-        if item.get_type_name() == "Constant" and item.get_element_type().is_real():
-            for target in list(item.output(0).get_target_inputs())[1:]:
-                target.replace_source_output(opset13.constant(item.data).output(0))
 
 
 def _check_sizes(network: Any) -> None:
@@ -363,7 +264,7 @@ class Engine:
         """
         core = _openvino().Core()
         try:
-            network, about = _bound(core, path, graph)
+            network, about = _read(core, path, graph)
             self.stride = about.get("stride", 0)
             if self.stride not in STRIDES:
                 raise ValueError("its stride")
@@ -374,7 +275,7 @@ class Engine:
                 raise Problem(f"{path}: its shift does not fit its graph; use --engine keras")
         except Problem:
             raise
-        except Exception as error:  # a damaged file makes OpenVINO, HDF5 and json raise anything
+        except Exception as error:  # a damaged file makes OpenVINO and json raise anything
             raise Problem(
                 f"{path}: its graph cannot be read ({_reason(error)}); use --engine keras"
             ) from error

@@ -60,8 +60,7 @@ def one_pass_shift(network: keras.Model, pages: Sequence[Page], settings: Settin
     """
     if settings.pooling == "vlad":
         return []
-    reader = model.one_pass(network.output_shape[-1], settings)
-    reader.set_weights(network.get_weights())
+    reader = model.one_pass(network, settings)
     apart, step = [], stride(settings.layer)
     some = pages[:: -(-len(pages) // SHIFT_PAGES)]
     for page in progress_bar(some, desc="one pass", unit="page"):

@@ -10,11 +10,12 @@ import json
 import logging
 import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import keras
+import numpy as np
 
 from digitlib import Problem, engine, vlad, whole_file
 from digitlib.settings import Settings, stride
@@ -198,71 +199,67 @@ class Network:
         self.whole = keras.Model(patches, self.head(pooled), name="digitlib")
 
 
+def for_grey(network: keras.Model) -> list[np.ndarray]:
+    """The weights of ``network`` for one channel: a scan's red, green and blue are the same, so the
+    first kernel is their sum, and a third of the work."""
+    kernel, *others = network.get_weights()
+    return [kernel.sum(axis=2, keepdims=True), *others]
+
+
 def whole_strips(
     n_classes: int, settings: Settings, core: keras.Model | None = None
 ) -> keras.Model:
     """The network that reads whole strips of any size (pooling vlad), its backbone ``core``'s.
 
-    Without ``core`` the backbone is untrained; all else is, until `vlad.fit` has learnt it. A
-    scan's red, green and blue are the same: it has one channel, ``core``'s first kernel their sum.
+    Without ``core`` the backbone is untrained; all else is, until `vlad.fit` has learnt it.
     """
     within = read_at(_mobilenet(None, settings.width, channels=1), settings.layer)
     if core:
-        kernel, *others = core.get_weights()
-        within.set_weights([kernel.sum(axis=2, keepdims=True), *others])
+        within.set_weights(for_grey(core))
     maps = {name: within.get_layer(name).output for name in settings.vlad_layers.split()}
     reader = keras.Model(within.input, maps, name="trunk")
     return vlad.build(reader, n_classes, settings)
 
 
-class _Grey(keras.layers.Conv2D):
-    """A convolution of three channels that sees one, grey, as all of them: a third of the work."""
+def _reader(
+    network: keras.Model,
+    settings: Settings,
+    size: int | None,
+    pool: Callable[[keras.KerasTensor], keras.KerasTensor],
+    *others: keras.KerasTensor,
+) -> keras.Model:
+    """``network``, a `Network.whole`, for its graph: of grey input of ``size``, and of ``others``.
 
-    def build(self, shape) -> None:
-        super().build((*shape[:-1], 3))
-        self.input_spec = None
-
-    def call(self, grey):
-        return self.convolution_op(grey, keras.ops.sum(self.kernel, 2, keepdims=True))
-
-
-def _grey(layer: keras.layers.Layer) -> keras.layers.Layer:
-    """A copy of ``layer``; of the first convolution, one that sees grey."""
-    kind = _Grey if layer.name == "Conv1" else type(layer)
-    return kind.from_config(layer.get_config())
-
-
-def _seen(size: int | None, settings: Settings) -> tuple[keras.KerasTensor, keras.KerasTensor]:
-    """Input (n, size, size, 1) bytes, and the features (n, h, w, c) of an untrained backbone."""
+    ``pool``: features (n, h, w, c) -> pooled ones (…, c), which are labelled.
+    """
     grey = keras.Input((size, size, 1), dtype="uint8", name="grey")
     patches = trunk(settings.input_size, settings.width, settings.layer)
     # Not built for another size, but copied: its convolutions pad as they do on a patch.
-    core = keras.models.clone_model(patches, keras.Input((size, size, 1)), clone_function=_grey)
-    return grey, core(keras.layers.Rescaling(1 / 127.5, offset=-1)(grey))
+    core = keras.models.clone_model(patches, keras.Input((size, size, 1)))
+    pooled = pool(core(keras.layers.Rescaling(1 / 127.5, offset=-1)(grey)))
+    logits = keras.layers.Dense(network.output_shape[-1], name="logits")(spread()(pooled))
+    reader = keras.Model([grey, *others] if others else grey, logits)
+    reader.set_weights(for_grey(network))
+    return reader
 
 
-def one_by_one(n_classes: int, settings: Settings) -> keras.Model:
-    """The network that labels patches (n, s, s, 1) uint8 -> logits (n, classes), for its graph.
-
-    Untrained. Its weights are those of `Network.whole`, which it equals.
-    """
-    patches, features = _seen(settings.input_size, settings)
-    pooled = keras.layers.GlobalAveragePooling2D()(features)
-    logits = keras.layers.Dense(n_classes, name="logits")(spread()(pooled))
-    return keras.Model(patches, logits, name="one_by_one")
+def one_by_one(network: keras.Model, settings: Settings) -> keras.Model:
+    """``network``, a `Network.whole`, for its graph: patches (n, s, s, 1) uint8 -> logits."""
+    return _reader(network, settings, settings.input_size, keras.layers.GlobalAveragePooling2D())
 
 
-def one_pass(n_classes: int, settings: Settings) -> keras.Model:
-    """The network that labels windows of a whole strip, the backbone run once; untrained.
+def one_pass(network: keras.Model, settings: Settings) -> keras.Model:
+    """``network``, a `Network.whole`, for windows of a whole strip, the backbone run once.
 
     [strips (n, h, w, 1), windows (n, m, h', w')] -> logits (n, m, classes): a window says how much
-    each position of the feature map (h', w') counts. Its weights are those of `Network.whole`.
+    each position of the feature map (h', w') counts.
     """
-    strips, features = _seen(None, settings)
     windows = keras.Input((None, None, None), name="windows")
-    pooled = keras.ops.einsum("nmhw,nhwc->nmc", windows, features)
-    logits = keras.layers.Dense(n_classes, name="logits")(spread()(pooled))
-    return keras.Model([strips, windows], logits, name="one_pass")
+
+    def pool(features: keras.KerasTensor) -> keras.KerasTensor:
+        return keras.ops.einsum("nmhw,nhwc->nmc", windows, features)
+
+    return _reader(network, settings, None, pool, windows)
 
 
 def shell(n_classes: int, settings: Settings) -> keras.Model:
@@ -292,10 +289,9 @@ def _graphs(
     if settings.pooling == "vlad":
         return [(engine.STRIPS, bare, {})]
     once = {"stride": stride(settings.layer), "shift": [float(value) for value in shift]}
-    n_classes = bare.output_shape[-1]
     return [
-        (engine.PATCHES, one_by_one(n_classes, settings), {}),
-        (engine.ONE_PASS, one_pass(n_classes, settings), once),
+        (engine.PATCHES, one_by_one(bare, settings), {}),
+        (engine.ONE_PASS, one_pass(bare, settings), once),
     ]
 
 
@@ -317,9 +313,9 @@ def save(
         bare = shell(len(classes), settings)
         bare.set_weights(network.get_weights())
         bare.save(aside)
-        places, members = engine.places(bare), {CARD: json.dumps(card)}
+        members = {CARD: json.dumps(card)}
         for graph, reader, known in _graphs(bare, settings, shift):
-            members |= engine.export(reader, aside, places, graph, known)
+            members |= engine.export(reader, graph, known)
         with zipfile.ZipFile(aside, "a", zipfile.ZIP_DEFLATED) as archive:
             for name, content in members.items():
                 archive.writestr(name, content)

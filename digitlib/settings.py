@@ -13,7 +13,6 @@ from digitlib import Problem
 CHOICES = {
     "split": ("lines", "paper", "none"),
     "pooling": ("average", "vlad"),
-    "schedule": ("plateau", "cosine"),
     "placement": ("ink", "anywhere"),
     "combine": ("probabilities", "logits", "vote"),
     "layer": (  # where MobileNetV2 can be read, from its input on
@@ -25,7 +24,7 @@ CHOICES = {
 HALVE = (1, 3, 6, 13)  # blocks of MobileNetV2 whose map is half as high and wide as the one before
 MOST_SCALES = 8  # at which strips are read
 MOST_PATCHES = 2**30  # bytes of one strip's
-MOST_WEIGHTS = 2**28  # of whitening VLAD vectors: a gigabyte
+MOST_WEIGHTS = 2**26  # of whitening and labels of VLAD vectors; a model file has them twice
 RANGES = {  # smallest and largest value that means something
     "classes": (2, 10_000),
     "seed": (0, 2**32 - 1),  # what a SeedGenerator's state holds
@@ -134,8 +133,7 @@ class Settings:
     tune_rate: float = 2e-3
     tune_smoothing: float = 0.03
     averaging: float = 0.98  # moving average of phase 2's weights: share kept a step; 0: none
-    schedule: str = "plateau"  # the rate of phase 2: halved on a plateau, or a cosine to 0
-    patience: int = 5  # epochs without gain on the validation strips before a phase on plateau ends
+    patience: int = 5  # epochs without gain on the validation strips before a phase ends
     mixed_precision: bool = False  # float16 arithmetic, for GPUs
     # whole strips (pooling vlad)
     vlad_layers: str = "block_2_expand_relu block_3_expand_relu block_6_expand_relu"  # all read

@@ -24,7 +24,7 @@ DATA = {  # what a model's classes are, by the data set it learnt from
     "digits": "generated pages, one a number: the classes are 01 to 70 as numbers",
     "hands": "generated pages, one a hand: the classes are made-up writers",
 }
-FORMAT = 2  # of model files; 1 had VLAD without intra-normalisation
+FORMAT = 3  # of model files; 2 had graphs without weights, 1 VLAD without intra-normalisation
 SURE = "sure from"  # what the card calls the confidence from which on answers count as sure
 MOST_BYTES = 2**30  # of a model file, unpacked
 MOST_CARD = 2**24
@@ -55,7 +55,7 @@ def read_card(path: Path) -> tuple[list[str], Settings, dict[str, str]]:
                 raise Problem(f"unpacks to more than {MOST_BYTES >> 20} MiB")
             card = json.loads(read_member(archive, CARD, MOST_CARD))
         if card.get("format") != FORMAT:
-            raise Problem("it is of another version of digitlib, which reads strips in another way")
+            raise Problem("it is of another version of digitlib; train it again with this one")
         classes, settings = card["classes"], Settings(**card["settings"])
         well_formed = isinstance(classes, list) and all(isinstance(c, str) for c in classes)
         if not well_formed or not 2 <= len(set(classes)) == len(classes) <= 100_000:

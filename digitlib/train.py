@@ -132,7 +132,6 @@ def _fit(
     epochs = settings.head_epochs if head else settings.tune_epochs
     rate = settings.head_rate if head else settings.tune_rate
     smoothing = settings.head_smoothing if head else settings.tune_smoothing
-    cosine = settings.schedule == "cosine" and not head
 
     def loss(truth: keras.KerasTensor, logits: keras.KerasTensor) -> keras.KerasTensor:
         """Cross-entropy with label smoothing."""
@@ -158,9 +157,7 @@ def _fit(
         for epoch in range(len(done), epochs):
             past = [row["val_accuracy"] for row in checkpoints.of(phase)]
             now, stop = rate_and_stop(past, rate, settings.patience)
-            if cosine:
-                now = rate * (1 + np.cos(np.pi * (epoch + 0.5) / epochs)) / 2
-            elif stop:
+            if stop:
                 break
             start = time.perf_counter()
             network.optimizer.learning_rate = now
@@ -182,8 +179,7 @@ def _fit(
                 {"phase": phase, "epoch": epoch + 1, **row, "rate": now, "seconds": seconds},
             )
             bar.set_postfix_str(f"validation {row['val_accuracy']:.1%}")
-    best = checkpoints.of(phase)[-1] if cosine and epochs else checkpoints.best(phase)
-    if best:
+    if best := checkpoints.best(phase):
         network.load_weights(checkpoints.weights(best))
         network.optimizer.finalize_variable_values(network.trainable_variables)  # the average
 

@@ -51,7 +51,6 @@ PUBLISHED = {
     "ensemble_seed": 123,
     "combine": "probabilities",
     "pooling": "average",
-    "schedule": "plateau",
     "slant": 0.0,
 }
 VLAD = (

@@ -34,7 +34,7 @@ def test_a_shipped_model_holds_numbers_and_text_only(path):
     with zipfile.ZipFile(path) as archive:
         names = set(archive.namelist())
     own = {shipped.CARD, *engine.members(engine.STRIPS)}
-    assert names == {"metadata.json", "config.json", engine.WEIGHTS} | own
+    assert names == {"metadata.json", "config.json", "model.weights.h5"} | own
 
 
 @pytest.mark.parametrize("path", shipped.models().values(), ids=lambda path: path.stem)
@@ -105,7 +105,7 @@ def test_what_a_file_says_of_its_sizes_is_not_believed(packed, tmp_path):
         ({"classes": ["a", "b"], "settings": {"clusters": 10**9}}, "CLUSTERS"),
         ({"classes": ["a", "b"], "settings": {}, "about": []}, "not a model"),
         ({}, "not a model"),
-        ({"format": 1, "classes": ["a", "b"], "settings": {}}, "another version of digitlib"),
+        ({"format": 2, "classes": ["a", "b"], "settings": {}}, "another version of digitlib"),
     ],
 )
 def test_a_damaged_card_is_a_problem(tmp_path, card, reason):
