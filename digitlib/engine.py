@@ -54,8 +54,8 @@ def _openvino() -> ModuleType:
 
     if sys.modules["openvino.tools.ovc"] is None:
         del sys.modules["openvino.tools.ovc"]  # whoever asks for it by name gets it
-    # Its table of dtypes is made at its first use: two threads at once would wait for ever, one with
-    # the interpreter's lock for the table, one with the table for the interpreter's lock.
+    # Its table of dtypes is made at its first use, where two threads at once would wait for ever:
+    # one with the interpreter's lock for the table, one within the table for that lock.
     openvino.Type.f32.to_dtype()
     return openvino
 

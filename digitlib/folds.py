@@ -265,9 +265,10 @@ def sure_table(
         n = int((table["confidence"] >= safe).sum())
         most = evaluate.wilson_interval(0, n)[1] if n else np.nan
         rows[name] = {"threshold": safe, "answered": n, "of": len(table), "wrong_at_most": most}
+    last = rows[name]["threshold"]
     rows[STRANGERS] = {"of": len(unknown)}
     for name, table in {**answers, STRANGERS: unknown}.items():
-        rows[name]["sure"] = int((table["confidence"] >= safe).sum())
+        rows[name]["sure"] = int((table["confidence"] >= last).sum())
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("answers about")
     return table.astype({"answered": "Int64"})
 

@@ -128,7 +128,12 @@ def predict_files(
     read, threads = reader(model, engine, min(cores(), len(files)))
     cv2.setNumThreads(1 if threads > 1 else cores())
 
-    def label(file: Path) -> dict | str:
+    names = [file.name for file in files]
+    if len(set(names)) < len(set(files)):  # of several folders: the path tells them apart
+        names = [str(file) for file in files]
+
+    def label(file: Path, name: str) -> dict | str:
+        """The image's row, or what is wrong with it: of many classes, too, little is kept."""
         start = time.perf_counter()
         try:
             page = read_page(file)
@@ -140,17 +145,20 @@ def predict_files(
             return f"{file}: {problem}"
         if logits.ndim != 3 or logits.shape[2] != len(classes):
             return f"{model}: its graph does not fit its classes; use --engine keras"
-        return {
-            "label": page.label,
-            "probabilities": combine(logits, settings.combine),
-            "n_strips": logits.shape[0],
-            "n_patches": logits.shape[0] * logits.shape[1],
-            "seconds": round(time.perf_counter() - start, 4),
-        }
+        shares, columns = combine(logits, settings.combine), {}
+        if sure is not None:
+            columns["sure"] = ["yes" if shares.max() >= sure else "no"]
+        columns["n_strips"] = [logits.shape[0]]
+        columns["n_patches"] = [logits.shape[0] * logits.shape[1]]
+        columns["seconds"] = [round(time.perf_counter() - start, 4)]
+        try:
+            return result_rows([name], [page.label], shares[None], classes, **columns)[0]
+        except Problem as problem:
+            return str(problem)
 
     with ThreadPoolExecutor(threads) as pool:
         how = {"total": len(files), "desc": "labelling", "unit": "image"}
-        answers = pool.map(label, files)
+        answers = pool.map(label, files, names)
         if len(files) > 1:  # for one, the bar would take longer to import than to fill
             answers = progress_bar(answers, **how)
         answers = list(answers)
@@ -159,17 +167,7 @@ def predict_files(
         raise_all(wrong, "the images")
     else:
         problems += wrong
-    done = [both for both in zip(files, answers, strict=True) if isinstance(both[1], dict)]
-    files, answers = zip(*done, strict=True)
-    columns = {key: [answer[key] for answer in answers] for key in answers[0]}
-    labels, probabilities = columns.pop("label"), np.stack(columns.pop("probabilities"))
-    if sure is not None:
-        own = np.where(probabilities.max(axis=1) >= sure, "yes", "no")
-        columns = {"sure": own.tolist()} | columns
-    names = [file.name for file in files]
-    if len(set(names)) < len(set(files)):  # of several folders: the path tells them apart
-        names = [str(file) for file in files]
-    rows = result_rows(names, labels, probabilities, classes, **columns)
+    rows = [answer for answer in answers if isinstance(answer, dict)]
     if out:
         write_rows(rows, out)
     return rows
