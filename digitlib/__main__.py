@@ -173,7 +173,8 @@ def bench(args: argparse.Namespace) -> int:
 
     images = args.images or [load_dataset("hands").folder / "test"]
     names = args.model or [DEFAULT]
-    found = measure(images, names, args.quick, args.classes, digitlib.REPORTS / "bench")
+    folder = digitlib.REPORTS / ("bench-quick" if args.quick else "bench")
+    found = measure(images, names, args.quick, args.classes, folder)
     for row in found["labels"]:
         same = "" if row["same"] is None else f"  {row['same']} of {row['n']} labels as in Keras"
         print(f"{row['name']:<36} {row['ms']:>8.1f} ms {row['times']:>7.1f} x{same}")

@@ -103,8 +103,9 @@ def _network(n_classes: int, settings: Settings) -> tuple[keras.Model, keras.Mod
 def fit(pages: Sequence[Page], classes: list[str], settings: Settings) -> Baseline:
     """Learn codebooks, whitening and SVM from windows of a strip's height down ``pages``.
 
-    Heeds enhancement, scale, strip height and step, text, seed, and codebooks to svm_c. What SPLIT
-    holds out trains too; pages are not varied. Raises Problem for pages with too few keypoints.
+    Heeds enhancement, scale, strip height and step, text, seed, codebooks to shrinkage, examples,
+    svm_c and temperature. What SPLIT holds out trains too; pages are not varied. Raises Problem for
+    pages with too few keypoints.
     """
     start = time.perf_counter()
     pages = [first_lines(page, settings.text) for page in pages]

@@ -363,12 +363,20 @@ def bench(
 
 
 def results(run: str, dataset: str, names: Sequence[str]) -> dict:
-    """What `bench` left in reports/``run``; where it left nothing, a quick one of ``names``.
+    """What `bench` left in reports/``run``; where it was not done, a quick one of ``names``.
 
-    That labels test images of the data set ``dataset``.
+    That labels test images of the data set ``dataset``. Raises Problem where it left others.
     """
-    file = run_folder(run) / FOUND
-    if not file.is_file():
+    folder = run_folder(run)
+    found = read_json(folder / FOUND)
+    if "pipeline" not in found:
         images = [page.path for page in load_dataset(dataset, progress=False).test]
-        bench(images, names, quick=True, folder=file.parent)
-    return read_json(file)
+        found = bench(images, names, quick=True, folder=folder)
+    measured = {row["name"] for row in found["labels"]}
+    for name in names:
+        if f"{name}, keras" not in measured:
+            raise Problem(
+                f"{folder / FOUND}: {name} was not measured; do so by `python -m digitlib bench "
+                f"--model {name}`, or give another RUN"
+            )
+    return found

@@ -4,8 +4,8 @@ In: the run folders under reports/, a baseline's labels in them, published label
 Out: tables: accuracy and cost, paired differences, missed images, accuracy by amount of text.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -105,10 +105,18 @@ def _add(systems: Systems, file: Path, dataset: Dataset) -> None:
             "device": recorded(used, "device"),
         }
         if not published:
-            recipe = printable(read_json(file.parent / "run.json").get("profile", "?"))
+            recipe = printable(_recipe(read_json(file.parent / "run.json")))
             kind = f"{recipe} baseline" if used == "06_baselines" else recipe
             text = _number(recorded(trained, "parameters", "text"))
             systems.learnt_from[own] = kind, text or 1.0
+
+
+def _recipe(run: Mapping[str, Any]) -> str:
+    """The profile of a run.json, and what was changed in it but the pages that are learnt from."""
+    changed = run.get("parameters") if isinstance(run.get("parameters"), dict) else {}
+    names = {item.name.upper() for item in fields(Settings)} - {"DATASET", "TEXT", "MEMORY"}
+    own = [f"{name}={value}" for name, value in changed.items() if name in names]
+    return ", ".join([str(run.get("profile", "?")), *own])
 
 
 def score_table(systems: Systems, seed: int = 1) -> pd.DataFrame:

@@ -102,7 +102,7 @@ def peak_memory_mb() -> float:
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e6 if sys.platform == "darwin" else peak / 1e3  # bytes on macOS, else kB
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6  # bytes on macOS, else kiB
 
 
 def record(run: str, notebook: str, numbers: Mapping[str, Any], parameters: Any) -> None:

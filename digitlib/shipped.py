@@ -7,7 +7,7 @@ import json
 import math
 import zipfile
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ def read_card(path: Path) -> tuple[list[str], Settings, dict[str, str]]:
 
 def models() -> dict[str, Path]:
     """The shipped models by name."""
-    return {path.stem: path for path in sorted(FOLDER.glob("*.keras"))}
+    return {path.stem: path for path in sorted(FOLDER.glob("[!.]*.keras"))}
 
 
 def find(name: str | Path) -> Path:
@@ -128,7 +128,10 @@ def mark_sure(run: str, folds: Mapping[str, Any], settings: Settings) -> str:
     model = run_folder(run) / "model.keras"
     if not model.is_file():
         return f"{run} has no model yet; run 03, then 08 again, and predict says what it is sure of"
-    _, own, about = read_card(model)
+    try:
+        _, own, about = read_card(model)
+    except Problem as problem:  # the folds are good all the same
+        return f"its folds go onto no card: {problem}"
     if replace(own, memory=settings.memory) != settings:
         return f"the model of {run} is of another recipe, so it keeps its card"
     about.pop(SURE, None)
@@ -150,12 +153,17 @@ def ship(run: str, name: str, limits: str = "") -> Path:
     folder = run_folder(run)
     own = folder / "model.keras"
     _, settings, _ = read_card(own)
+    recipe = asdict(settings)
+    del recipe["memory"]  # changes how it is computed, not what
     notebooks = read_json(folder / "metrics.json").get("notebooks", {})
     if not {"03_training", "08_folds"} <= set(notebooks):
         raise Problem(f"{folder}: run notebooks 03 and 08 first: report --notebooks '03 08'")
     folds = notebooks["08_folds"]["numbers"]
     if not folds["folds_run"]:
         raise Problem(f"{folder}: no fold was run; run 08 again with -p FOLDS_RUN {folds['folds']}")
+    judged = notebooks["08_folds"].get("parameters", {})
+    if any(judged.get(name) != value for name, value in recipe.items()):
+        raise Problem(f"{folder}: its folds are of another recipe than its model; run 08 again")
     held = next(row for row in folds["variants"] if row["part"] == "whole")
     third = next((row for row in folds["variants"] if row["part"] == "third"), held)
     seconds = notebooks["03_training"]["numbers"]["seconds"]["all"]

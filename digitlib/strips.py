@@ -231,7 +231,7 @@ def _at_scale(image: np.ndarray, writing: np.ndarray, scale: float) -> np.ndarra
     # Means of all that a pixel covers; above a half bilinear sampling sees that too, and faster.
     how = cv2.INTER_AREA if scale <= 0.5 else cv2.INTER_LINEAR
     shape = size[1] + -size[1] % GRID, size[0] + -size[0] % WIDE
-    refuse_large(*shape)
+    refuse_large(*shape[::-1])
     both = np.empty((2, *shape), np.uint8)
     for plane, layer, beyond in zip(both, layers, (PAPER, 0), strict=True):
         plane[size[1] :], plane[:, size[0] :] = beyond, beyond

@@ -437,7 +437,8 @@ def one_against_rest(
         own = some(order[starts[number] : starts[number + 1]], settings.examples // 2)
         others = np.concatenate([order[: starts[number]], order[starts[number + 1] :]])
         rows = np.sort(np.concatenate([own, some(others, settings.examples - len(own))]))
-        svm = LinearSVC(C=settings.svm_c, random_state=0).fit(vectors[rows], truth[rows] == number)
+        # Not the dual problem, which is solved by random numbers that all threads share.
+        svm = LinearSVC(C=settings.svm_c, dual=False).fit(vectors[rows], truth[rows] == number)
         return np.append(svm.coef_[0], svm.intercept_)
 
     with ThreadPoolExecutor(cores()) as pool:  # LinearSVC leaves the interpreter to other threads

@@ -6,13 +6,14 @@ In: real strips, or generated ones. Out: labels, never seconds.
 import json
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import psutil
 import pytest
 
-from digitlib import bench, ensemble, model, shipped
+from digitlib import Problem, bench, ensemble, model, shipped
 from digitlib.__main__ import main
 from digitlib.results import combine
 
@@ -124,6 +125,19 @@ def test_memory_is_what_a_process_holds_and_not_what_it_maps(tmp_path):
 def test_a_bench_that_is_there_is_read_and_not_run(home, monkeypatch):
     file = home / "reports" / "bench" / "bench.json"
     file.parent.mkdir(parents=True)
-    file.write_text('{"images": 4}')
+    found = {"labels": [{"name": "one, keras"}, {"name": "one, openvino"}], "pipeline": []}
+    file.write_text(json.dumps(found))
     monkeypatch.setattr(bench, "bench", None)
-    assert bench.results("bench", "hands", ["none"]) == {"images": 4}
+    assert bench.results("bench", "hands", ["one"]) == found
+    with pytest.raises(Problem, match="two was not measured; .*--model two"):
+        bench.results("bench", "hands", ["one", "two"])
+
+
+def test_a_bench_that_was_broken_off_is_done_again(home, monkeypatch):
+    file = home / "reports" / "bench" / "bench.json"
+    file.parent.mkdir(parents=True)
+    file.write_text('{"labels": []}')
+    whole = {"labels": [{"name": "one, keras"}], "pipeline": []}
+    monkeypatch.setattr(bench, "bench", lambda *_, **__: whole)
+    monkeypatch.setattr(bench, "load_dataset", lambda *_, **__: SimpleNamespace(test=[]))
+    assert bench.results("bench", "hands", ["one"]) == whole

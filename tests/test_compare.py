@@ -69,11 +69,14 @@ def test_less_text_to_learn_from(home, dataset):
         "third": ("best", 0.3, "aabb"),
         "line": ("best", 0.1, "abab"),
         "plain": ("quick", 1.0, "aabb"),
+        "third-other": ("best", 0.3, "aaaa"),
     }
     for name, (profile, text, said) in runs.items():
         learnt = {"parameters": {"text": text}} if text else {"parameters": {}}
         write(home / "reports" / name, said, n3_training=learnt)
-        (home / "reports" / name / "run.json").write_text(json.dumps({"profile": profile}))
+        changed = {"SEED": 2} if "other" in name else {"TEXT": text, "FOLDS_RUN": 3}
+        own = json.dumps({"profile": profile, "parameters": changed})
+        (home / "reports" / name / "run.json").write_text(own)
     lower = {"parameters": {"text": 0.5}}
     write(home / "reports" / "other", "aaaa", "baseline.csv", n6_baselines=lower)
     (home / "reports" / "other" / "run.json").write_text(json.dumps({"profile": "best"}))
@@ -83,6 +86,7 @@ def test_less_text_to_learn_from(home, dataset):
         ["best", 0.3, 4],
         ["best", 1.0, 4],
         ["best baseline", 0.5, 2],
+        ["best, SEED=2", 0.3, 2],
     ]
     axis = pictures_of_runs.accuracy_by_training_text(table).axes[0]
     assert [tick.get_text() for tick in axis.get_xticklabels()] == ["10%", "30%", "50%", "100%"]

@@ -162,7 +162,7 @@ def test_nothing_is_left_of_a_data_set_that_fails_half_way(
 
 
 def test_an_image_that_cannot_be_written_is_an_error(tmp_path):
-    with pytest.raises(Problem, match="01_1.png"):
+    with pytest.raises(OSError, match="01_1.png"):
         handwriting._write_class(1, "digits", 1, tmp_path / "gone", 2)
 
 

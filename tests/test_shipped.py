@@ -6,7 +6,7 @@ In: the models in digitlib/weights. Out: cards, paths, labels.
 import json
 import tracemalloc
 import zipfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -50,6 +50,13 @@ def test_a_shipped_graph_copies_no_map_there_and_back(path):
 
 def test_predict_has_a_model_without_any_run():
     assert shipped.DEFAULT in shipped.models()
+
+
+def test_what_a_killed_ship_leaves_is_no_model(home, monkeypatch):
+    monkeypatch.setattr(shipped, "FOLDER", home)
+    for name in "one.keras", ".partial-1-two.keras":
+        (home / name).write_bytes(b"")
+    assert list(shipped.models()) == ["one"]
 
 
 def test_models_are_found_by_name_by_run_and_by_path(home):
@@ -155,6 +162,7 @@ def test_a_run_is_shipped_with_what_its_folds_found(
     found["sure_of"] = {"whole bands": [9, 9], "thirds of them": [6, 8], "strangers' bands": [0, 0]}
     training = {"numbers": {"seconds": {"all": 60}}, "parameters": {"weights": "none"}}
     notebooks = {"03_training": training | {"device": "cpu:0"}, "08_folds": {"numbers": found}}
+    notebooks["08_folds"]["parameters"] = asdict(replace(tiny, memory=7)) | {"folds": 3}
     (run / "metrics.json").write_text(json.dumps({"notebooks": notebooks}), "utf-8")
     monkeypatch.setattr(shipped, "FOLDER", home / "weights")
     path = shipped.ship("mine", "ours", "none but these")
@@ -170,11 +178,24 @@ def test_a_run_is_shipped_with_what_its_folds_found(
             assert one.read(name) == two.read(name)
 
 
+def test_folds_of_another_recipe_go_onto_no_card(home, tiny):
+    run = digitlib.REPORTS / "mine"
+    model.save(model.build(3, tiny).whole, ["a", "b", "c"], tiny, run / "model.keras")
+    judged = {"numbers": {"folds_run": 3}, "parameters": asdict(replace(tiny, dropout=0.3))}
+    notebooks = {"03_training": {}, "08_folds": judged}
+    (run / "metrics.json").write_text(json.dumps({"notebooks": notebooks}), "utf-8")
+    with pytest.raises(Problem, match="another recipe"):
+        shipped.ship("mine", "ours")
+
+
 def test_what_folds_found_goes_onto_the_card_of_the_runs_model(home, tiny):
     run = digitlib.REPORTS / "mine"
     counts = {"whole bands": [3, 3], "thirds of them": [3, 6], "strangers' bands": [1, 100]}
     found = {"threshold_of_thirds": 0.9, "coverage_of_thirds": 0.5, "sure_of": counts}
     assert "no model yet" in shipped.mark_sure("mine", found, tiny)
+    run.mkdir(parents=True)
+    (run / "model.keras").write_bytes(b"")
+    assert "no card: " in shipped.mark_sure("mine", found, tiny)  # the folds were not in vain
     own = model.save(model.build(3, tiny).whole, ["a", "b", "c"], tiny, run / "model.keras")
     weights = zipfile.ZipFile(own).read("model.weights.h5")
     assert "below 0.9" in shipped.mark_sure("mine", found, tiny)
