@@ -5,7 +5,7 @@ Out: tables: accuracy and cost, paired differences, missed images, accuracy by a
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import pandas as pd
 from digitlib import Problem, ensemble, evaluate, model, printable, variants
 from digitlib.dataset import GENERATED, Dataset, Page
 from digitlib.pages import read_json
+from digitlib.parameters import NOTEBOOKS, read_profile
 from digitlib.report import run_folder
 from digitlib.results import NUMBERS
 from digitlib.settings import Settings
@@ -112,11 +113,17 @@ def _add(systems: Systems, file: Path, dataset: Dataset) -> None:
 
 
 def _recipe(run: Mapping[str, Any]) -> str:
-    """The profile of a run.json, and what was changed in it but the pages that are learnt from."""
-    changed = run.get("parameters") if isinstance(run.get("parameters"), dict) else {}
-    names = {item.name.upper() for item in fields(Settings)} - {"DATASET", "TEXT", "MEMORY"}
-    own = [f"{name}={value}" for name, value in changed.items() if name in names]
-    return ", ".join([str(run.get("profile", "?")), *own])
+    """The profile of a run.json, and what else than its pages is not as that profile has it."""
+    profile, given = str(run.get("profile", "?")), run.get("parameters")
+    known = {path.stem for path in NOTEBOOKS.glob("profiles/*.yaml")}
+    if profile not in known or not isinstance(given, dict):
+        return profile
+    usual = asdict(Settings.of(read_profile(profile)))
+    others = [name for name in usual if name not in ("dataset", "text", "memory")]
+    own = {name: given.get(name.upper(), usual[name]) for name in others}
+    changed = {name.upper(): value for name, value in own.items() if value != usual[name]}
+    # Of a file's path its name: there is little room in a legend.
+    return ", ".join([profile, *(f"{n}={Path(str(value)).name}" for n, value in changed.items())])
 
 
 def score_table(systems: Systems, seed: int = 1) -> pd.DataFrame:

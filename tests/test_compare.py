@@ -74,7 +74,8 @@ def test_less_text_to_learn_from(home, dataset):
     for name, (profile, text, said) in runs.items():
         learnt = {"parameters": {"text": text}} if text else {"parameters": {}}
         write(home / "reports" / name, said, n3_training=learnt)
-        changed = {"SEED": 2} if "other" in name else {"TEXT": text, "FOLDS_RUN": 3}
+        changed = {"WEIGHTS": "/a/b.h5"} if "other" in name else {"TEXT": text, "FOLDS_RUN": 3}
+        changed |= {"POOLING": "vlad"} if profile == "best" else {}  # as its profile has it
         own = json.dumps({"profile": profile, "parameters": changed})
         (home / "reports" / name / "run.json").write_text(own)
     lower = {"parameters": {"text": 0.5}}
@@ -86,7 +87,7 @@ def test_less_text_to_learn_from(home, dataset):
         ["best", 0.3, 4],
         ["best", 1.0, 4],
         ["best baseline", 0.5, 2],
-        ["best, SEED=2", 0.3, 2],
+        ["best, WEIGHTS=b.h5", 0.3, 2],
     ]
     axis = pictures_of_runs.accuracy_by_training_text(table).axes[0]
     assert [tick.get_text() for tick in axis.get_xticklabels()] == ["10%", "30%", "50%", "100%"]
