@@ -7,7 +7,7 @@ import json
 import math
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -153,16 +153,15 @@ def ship(run: str, name: str, limits: str = "") -> Path:
     folder = run_folder(run)
     own = folder / "model.keras"
     _, settings, _ = read_card(own)
-    recipe = asdict(settings)
-    del recipe["memory"]  # changes how it is computed, not what
     notebooks = read_json(folder / "metrics.json").get("notebooks", {})
     if not {"03_training", "08_folds"} <= set(notebooks):
         raise Problem(f"{folder}: run notebooks 03 and 08 first: report --notebooks '03 08'")
     folds = notebooks["08_folds"]["numbers"]
     if not folds["folds_run"]:
         raise Problem(f"{folder}: no fold was run; run 08 again with -p FOLDS_RUN {folds['folds']}")
-    judged = notebooks["08_folds"].get("parameters", {})
-    if any(judged.get(name) != value for name, value in recipe.items()):
+    recorded = notebooks["08_folds"].get("parameters", {})
+    judged = Settings.of({name.upper(): value for name, value in recorded.items()})
+    if replace(judged, memory=settings.memory) != settings:
         raise Problem(f"{folder}: its folds are of another recipe than its model; run 08 again")
     held = next(row for row in folds["variants"] if row["part"] == "whole")
     third = next((row for row in folds["variants"] if row["part"] == "third"), held)
