@@ -53,7 +53,7 @@ def differences(comparisons: pd.DataFrame, run: str) -> Figure:
         axis.plot(row["difference"], y, "o", color=colour, ms=8)
         text = f"right alone: {row['only_run']}, the other alone: {row['only_other']}\n"
         text += f"p = {row['mcnemar_p']:.2g}, over classes {row['sign_flip_p']:.2g}"
-        axis.text(1.02, y, text, transform=axis.get_yaxis_transform(), va="center", fontsize=8)
+        axis.text(1.02, y, text, transform=axis.get_yaxis_transform(), va="center", fontsize=9)
     axis.axvline(0, color="#444444", lw=1)
     axis.set_yticks(range(n), [shorten(str(name), 34) for name in comparisons.index])
     axis.set(ylim=(-0.6, n - 0.4), xlabel=f"accuracy of {shorten(run, 30)} minus the other's")
@@ -70,26 +70,27 @@ def missed_images(missed: pd.DataFrame, pages: Mapping[str, Page], n: int = 10) 
     """
     shown, dpi = missed.head(n), STYLE["figure.dpi"]
     columns = [shorten(name, 32) for name in shown.columns]
-    (height, width), gap, caption = STRIP, 10, 16  # px
-    head = 30 + 6 * max(map(len, columns))  # for the columns' names, upright
+    (height, width), gap, caption = STRIP, 10, 18  # px
+    head = 40 + 7 * max(map(len, columns))  # for the columns' names, upright
     pitch = min(60, (WIDTH * dpi - width - 20) / len(columns))
     sheet = np.full((head + len(shown) * (height + caption + gap), int(WIDTH * dpi)), 255.0)
     fig = plt.figure(figsize=(WIDTH, sheet.shape[0] / dpi), layout="none")
     axis = fig.add_axes((0, 0, 1, 1))  # a px for a px
     x = width + 20 + pitch * (np.arange(len(columns)) + 0.5)
     for place, name in zip(x, columns, strict=True):
-        axis.text(place, head - 8, name, rotation=90, fontsize=8, ha="center", va="bottom")
+        axis.text(place, head - 8, name, rotation=90, fontsize=10, ha="center", va="bottom")
     for i, (name, labels) in enumerate(shown.iterrows()):
         y, page = head + i * (height + caption + gap) + caption, pages[name]
         sheet[y : y + height, :width] = fitted(page.image, height, width)
-        axis.text(0, y - 3, f"{shorten(name, 40)}: class {shorten(page.label, 20)}", fontsize=9)
+        axis.text(0, y - 3, f"{shorten(name, 40)}: class {shorten(page.label, 20)}", fontsize=10)
         for place, label in zip(x, labels, strict=True):
             if label == page.label:
                 axis.plot(place, y + height / 2, "o", color=RIGHT, ms=6)
                 continue
             how = {"bbox": {"boxstyle": "round", "fc": WRONG, "ec": "none"}, "color": "white"}
-            text = shorten(label, max(2, int(pitch // 8)))
-            axis.text(place, y + height / 2, text, ha="center", va="center", fontsize=9, **how)
+            how["fontsize"] = min(10, pitch / 2.8)
+            text = shorten(label, max(2, int(pitch // 9)))
+            axis.text(place, y + height / 2, text, ha="center", va="center", **how)
     axis.imshow(np.rint(sheet / 17) * 17, vmin=0, vmax=255, interpolation="nearest", aspect="auto")
     axis.axis("off")
     title = f"Missed images: {len(shown)} of {len(missed)}, those that most systems miss first\n"
