@@ -372,9 +372,9 @@ def results(run: str, dataset: str, names: Sequence[str]) -> dict:
     if "pipeline" not in found:
         images = [page.path for page in load_dataset(dataset, progress=False).test]
         found = bench(images, names, quick=True, folder=folder)
-    measured = {row["name"] for row in found["labels"]}
+    measured = {row["name"].rpartition(", ")[0] for row in found["labels"]}  # of each engine
     for name in names:
-        if f"{name}, keras" not in measured:
+        if name not in measured:
             raise Problem(
                 f"{folder / FOUND}: {name} was not measured; do so by `python -m digitlib bench "
                 f"--model {name}`, or give another RUN"
