@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
+from digitlib import cores
 from digitlib.patches import cut_all, cut_each, even_centres, random_centres
 from digitlib.settings import Settings
 from digitlib.strips import Strip
@@ -17,6 +18,12 @@ from digitlib.strips import Strip
 CACHED_BATCH = 512  # head training on cached features: a batch costs a millisecond
 EVEN_PATCHES = 15  # of a validation strip
 EVEN_BATCH = 16  # validation strips
+MOST_CUTTERS = 16  # threads that cut patches
+
+
+def cutters() -> int:
+    """How many threads cut patches beside the model: a GPU takes them faster than two can cut."""
+    return min(max(2, cores()), MOST_CUTTERS)
 
 
 class PatchStream(keras.utils.PyDataset):
@@ -27,7 +34,7 @@ class PatchStream(keras.utils.PyDataset):
     """
 
     def __init__(self, strips: Sequence[Strip], classes: list[str], settings: Settings) -> None:
-        super().__init__(workers=2, use_multiprocessing=False, max_queue_size=16)
+        super().__init__(workers=cutters(), max_queue_size=16)
         self.settings, self.strips = settings, list(strips)
         self.epoch: tuple[int, int] = (0, 0)
         number = {label: i for i, label in enumerate(classes)}
@@ -62,7 +69,7 @@ class EvenPatches(keras.utils.PyDataset):
     whenever they are asked for. A batch is of whole strips, and otherwise like `PatchStream`'s."""
 
     def __init__(self, strips: Sequence[Strip], classes: list[str], settings: Settings) -> None:
-        super().__init__()
+        super().__init__(workers=cutters(), max_queue_size=4)
         self.settings, self.strips = settings, strips
         number = {label: i for i, label in enumerate(classes)}
         self.labels = np.repeat([number[strip.label] for strip in strips], EVEN_PATCHES)

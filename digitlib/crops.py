@@ -20,7 +20,7 @@ CROPS_PER_HAND = 8  # of one hand in a batch, from one drawing
 LINES, LINE = 2, 420  # of a drawing: how many lines, and px of each
 
 
-@lru_cache(maxsize=512)  # a hand's letters are some 60 kB
+@lru_cache(maxsize=4096)  # a hand's letters are some 60 kB
 def hand_of(seed: int, number: int) -> Hand:
     """The generated writer ``number``, the same in every process."""
     return Hand((seed, PRETRAINING, number))

@@ -128,11 +128,14 @@ class Vlad(keras.layers.Layer):
     ) -> np.ndarray:
         """(windows, d): vectors of ``windows``, top and bottom in px of the page, of `local`."""
         member, whitened, row = map(ops.convert_to_numpy, local)
+        on_ink = np.flatnonzero(member[:, 0].any(axis=1))  # with JAX the others are there, too
+        member, whitened, row = member[on_ink], whitened[on_ink], row[on_ink]
         flat, centre = member.reshape(len(member), -1), (row + 0.5) * self.stride / self.scale
         inside = [slice(*ends) for ends in np.searchsorted(centre, windows)]
         sums = np.stack([flat[some].T @ whitened[some] for some in inside])
         numbers = np.stack([member[some].sum(axis=0) for some in inside])
-        return ops.convert_to_numpy(self.vectors(sums.reshape(-1, *self.shape), numbers))
+        both = sums.reshape(-1, *self.shape), numbers
+        return ops.convert_to_numpy(self.vectors(*map(ops.convert_to_tensor, both)))
 
 
 class _Local(keras.layers.Layer):
@@ -181,6 +184,15 @@ def labelled(vector: keras.KerasTensor, name: str, n_classes: int, settings: Set
     return keras.layers.Dense(n_classes, name=f"logits_{name}")(vector)
 
 
+def _of_any_size(inputs: Any, outputs: Any, name: str | None = None) -> keras.Model:
+    """A network of strips. On a GPU TensorFlow would have XLA compile it for each size anew, and
+    XLA gives wrong rows of the positions on ink, of which it does not know how many there are."""
+    network = keras.Model(inputs, outputs, name=name)
+    if keras.backend.backend() == "tensorflow":
+        network.jit_compile = False
+    return network
+
+
 def build(core: keras.Model, n_classes: int, settings: Settings) -> keras.Model:
     """A strip (`strips.network_inputs`) -> logits (1, classes): each layer's VLAD, labelled.
 
@@ -199,7 +211,7 @@ def build(core: keras.Model, n_classes: int, settings: Settings) -> keras.Model:
             vlad = Vlad(step, *shape, scale, name=f"vlad_{name}")
             logits.append(labelled(vlad([features, ink[step]]), name, n_classes, settings))
     summed = keras.layers.Add()(logits) if len(logits) > 1 else logits[0]
-    return keras.Model(inputs, summed, name="digitlib")
+    return _of_any_size(inputs, summed, name="digitlib")
 
 
 @dataclass(frozen=True)
@@ -309,7 +321,7 @@ def fit(
 
     def read(of: Sequence[int], what: list[list], desc: str) -> Iterator[tuple[_Sheet, list]]:
         """Each sheet, and what the network makes of it."""
-        part = engine.compiled(keras.Model(network.input, what))
+        part = engine.compiled(_of_any_size(network.input, what))
         how = {"total": len(of), "unit": "page"}
         for sheet in progress_bar(_one_ahead(sheets, of), desc=desc, **how):
             found = part.predict_on_batch(sheet.inputs)

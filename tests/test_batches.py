@@ -8,7 +8,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from digitlib import strips
+from digitlib import batches, strips
 from digitlib.batches import (
     CACHED_BATCH,
     EVEN_BATCH,
@@ -72,6 +72,13 @@ def test_classes_are_drawn_evenly_whatever_their_number_of_strips():
     for index in range(3):
         labels = stream().at(0, 1)[index][1]
         assert sorted(np.bincount(labels, minlength=3)) == [2, 2, 3]  # 7 of three classes
+
+
+@pytest.mark.parametrize("cores, threads", [(1, 2), (2, 2), (6, 6), (64, 16)])
+def test_as_many_threads_cut_as_there_are_cores_for(monkeypatch, cores, threads):
+    monkeypatch.setattr(batches, "cores", lambda: cores)
+    assert stream().at(0, 1).workers == threads
+    assert EvenPatches([noise(64, 64, "a")], ["a"], Settings()).workers == threads
 
 
 def test_labels_are_those_of_the_strips():

@@ -314,6 +314,30 @@ def test_fitting_is_a_function_of_the_seed(reader, hands):
     assert not all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
 
 
+@TENSORFLOW
+def test_nothing_is_compiled_by_xla(reader, hands, monkeypatch):
+    """Keras has it compiled where there is a GPU; of positions on ink it gives wrong rows."""
+    monkeypatch.setattr(engine, "_converter", lambda: None)  # Keras itself reads, as on a GPU
+
+    def weights() -> list[np.ndarray]:
+        network = model.whole_strips(6, reader, _constant(model.backbone(reader)))
+        vlad.fit(network, hands.train, hands.classes, reader)
+        return network.get_weights()
+
+    on_a_cpu = weights()
+    monkeypatch.setattr(vlad.keras.Model, "_resolve_auto_jit_compile", lambda network: True)
+    assert all(map(np.array_equal, on_a_cpu, weights()))
+
+
+def test_windows_are_added_up_where_the_backend_computes(monkeypatch):
+    """PyTorch's numbers on a GPU and NumPy's cannot be added."""
+    layer, seen = by_hand(NEAR), []
+    plain = layer.vectors
+    monkeypatch.setattr(layer, "vectors", lambda *sums: (seen.extend(sums), plain(*sums))[1])
+    layer.of_windows(layer.local(np.ones((1, 1, 3, 2), np.float32), INK), [(0, 1)])
+    assert len(seen) == 2 and all(map(ops.is_tensor, seen))
+
+
 def _constant(core):
     """``core`` with weights that do not depend on when it was built."""
     rng = np.random.default_rng(1)
