@@ -87,7 +87,6 @@ class Shelf:
 class Dataset:
     """Pages to learn from, and images to be tested on, sorted by file name."""
 
-    name: str
     folder: Path
     train: list[Page]
     test: list[Page]
@@ -121,7 +120,7 @@ def load_dataset(
     followed, out of the folder too: shared scans are often collected by links. Images beyond
     ``memory`` MB wait on a `Shelf`. ``tests`` False: there need be no test images yet.
     """
-    name, folder = _source(name_or_path, classes, seed)
+    folder = _source(name_or_path, classes, seed)
     train, test, problems = _listed(folder, tests)
     pages, hashes, unreadable = _read_all(train + test, progress, memory)
     problems += unreadable
@@ -135,14 +134,14 @@ def load_dataset(
     entries = sum(1 for part in parts for _ in part.iterdir())
     n = len(train)
     a_class = A_CLASS.get(str(name_or_path), Dataset.a_class)
-    return Dataset(name, folder, pages[:n], pages[n:], entries - len(pages), a_class)
+    return Dataset(folder, pages[:n], pages[n:], entries - len(pages), a_class)
 
 
 def refuse_names(name_or_path: str | Path, tests: bool = True) -> None:
     """Raise Problem for what the files' names say of a data set that is not generated, in no time:
     `load_dataset` would say the same, and more, after it has read them."""
     if str(name_or_path) not in GENERATED:
-        _, folder = _source(name_or_path, 2, 1)
+        folder = _source(name_or_path, 2, 1)
         raise_all(_listed(folder, tests)[2], folder)
 
 
@@ -208,8 +207,8 @@ def label_of(path: Path) -> str:
     return label if fits and name.isprintable() else ""
 
 
-def _source(name_or_path: str | Path, classes: int, seed: int) -> tuple[str, Path]:
-    """The dataset's short name and its folder, generated where need be."""
+def _source(name_or_path: str | Path, classes: int, seed: int) -> Path:
+    """The dataset's folder, generated where need be."""
     name = str(name_or_path)
     if name in GENERATED:
         from digitlib.handwriting import folder_of, write_dataset  # only who generates pays this
@@ -221,19 +220,19 @@ def _source(name_or_path: str | Path, classes: int, seed: int) -> tuple[str, Pat
             except Problem:  # another run may have drawn the same meanwhile
                 if not folder.is_dir():
                     raise
-        return name, folder
+        return folder
     if name == "reference":
         given, fetched = os.environ.get("DIGITLIB_REFERENCE"), digitlib.DATA / "reference"
         if given and not Path(given).is_dir():
             raise Problem(f"DIGITLIB_REFERENCE names {given}, which is no folder; {CURES}")
         if not given and (missing := missing_files(fetched)):
             raise Problem(f"{fetched} lacks {len(missing)} reference files; {CURES}")
-        return name, Path(given or fetched)
+        return Path(given or fetched)
     folder = Path(os.path.expanduser(name))  # leaves an unknown home as it is
     if not folder.is_dir():
         cure = "name digits, hands, reference, or a folder that holds train/ and test/"
         raise Problem(f"{folder}: no such folder; {cure}")
-    return folder.resolve().name, folder
+    return folder
 
 
 def _listed(folder: Path, tests: bool) -> tuple[list[Path], list[Path], list[str]]:

@@ -75,7 +75,7 @@ def held_out(dataset: Dataset, fold: int, folds: int, height: int = 300) -> Data
         for first, last in (0, top), (bottom, page.image.shape[0]):
             if last - first >= LEAST_ROWS:
                 train.append(part_of(page, first, last))
-    return replace(dataset, name=f"{dataset.name}-fold{fold}", train=train, test=test)
+    return replace(dataset, train=train, test=test)
 
 
 # --- Cross-validation -----------------------------------------------------------------------------
@@ -159,9 +159,8 @@ def strangers(
         left = set(classes[dealt[part::parts]].tolist())
         known = [page for page in dataset.train if page.label not in left]
         unknown = [piece for piece in pieces if piece.label in left]
-        name = f"strangers{part}of{parts}"
-        others = replace(dataset, name=f"{dataset.name}-{name}", train=known, test=unknown)
-        place = Path(folder) / name
+        others = replace(dataset, train=known, test=unknown)
+        place = Path(folder) / f"strangers{part}of{parts}"
         tables.append(_answers(others, settings, place, whole, learn)[0])
     return pd.concat(tables, ignore_index=True)
 

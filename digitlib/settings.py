@@ -5,7 +5,7 @@ The defaults are the profile `quick`; notebooks/profiles/paper.yaml holds the or
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from digitlib import Problem
@@ -94,7 +94,8 @@ class Settings:
     classes: int = 70  # of a generated data set
     seed: int = 1  # of everything random
     text: float = 1.0  # share of each page, from its top, that is learnt from
-    memory: int = 2000  # MB in memory, each, of images, strips, features, votes; more is in files
+    # MB in memory, each, of images, strips, features, votes; more is in files: the same results
+    memory: int = field(default=2000, compare=False)
     # enhancement of a strip
     clahe_clip: float = 2.0  # CLAHE's clip limit; 0 leaves it out
     clahe_tiles: int = 8  # tiles each way

@@ -7,7 +7,6 @@ import json
 import math
 import zipfile
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +131,7 @@ def mark_sure(run: str, folds: Mapping[str, Any], settings: Settings) -> str:
         _, own, about = read_card(model)
     except Problem as problem:  # the folds are good all the same
         return f"its folds go onto no card: {problem}"
-    if replace(own, memory=settings.memory) != settings:
+    if own != settings:
         return f"the model of {run} is of another recipe, so it keeps its card"
     about.pop(SURE, None)
     about |= _sure(folds)
@@ -161,7 +160,7 @@ def ship(run: str, name: str, limits: str = "") -> Path:
         raise Problem(f"{folder}: no fold was run; run 08 again with -p FOLDS_RUN {folds['folds']}")
     recorded = notebooks["08_folds"].get("parameters", {})
     judged = Settings.of({name.upper(): value for name, value in recorded.items()})
-    if replace(judged, memory=settings.memory) != settings:
+    if judged != settings:
         raise Problem(f"{folder}: its folds are of another recipe than its model; run 08 again")
     held = next(row for row in folds["variants"] if row["part"] == "whole")
     third = next((row for row in folds["variants"] if row["part"] == "third"), held)

@@ -29,7 +29,7 @@ def dataset(home) -> Dataset:
     folder = home / "data" / "mine"
     folder.mkdir(parents=True)
     pages = [page(name) for name in NAMES]
-    return Dataset("mine", folder, pages[::2], pages, ignored=0)
+    return Dataset(folder, pages[::2], pages, ignored=0)
 
 
 def write(folder: Path, said: str, name: str = "result.csv", names=NAMES, **recorded) -> None:
@@ -146,7 +146,7 @@ def test_generated_data_of_another_seed_are_other_images(home, dataset):
     """They share file names and labels; only the recorded parameters tell them apart."""
     made = {"dataset": "hands", "classes": 2, "seed": 1}
     folder = dataset.folder.rename(dataset.folder.with_name("hands-2-1-v1"))
-    hands = Dataset("hands", folder, dataset.train, dataset.test, ignored=0)
+    hands = Dataset(folder, dataset.train, dataset.test, ignored=0)
     write(home / "reports" / "one", "aabb", n4_ensemble={"parameters": made})
     write(home / "reports" / "ten", "aabb", n4_ensemble={"parameters": made | {"seed": 10}})
     classical = {"parameters": made | {"dataset": "digits"}}
@@ -192,7 +192,7 @@ def test_comparisons_and_misses(home, dataset):
 
 def test_strange_names_and_broken_records_are_only_text(home, dataset):
     odd = "a_\udcff=1.png"  # not UTF-8 on disk
-    strange = Dataset("mine", dataset.folder, dataset.train, [page(odd)], ignored=0)
+    strange = Dataset(dataset.folder, dataset.train, [page(odd)], ignored=0)
     folder = home / "reports" / "one"
     for name, label in {"one": "a", "two": "\x1b[31m"}.items():
         table = pd.DataFrame({"filename": [odd], "actual": ["a"], "predicted": [label]})

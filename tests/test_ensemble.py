@@ -242,7 +242,7 @@ def test_real_scans_from_page_to_table(reference, tmp_path):
     low = next(page for page in reference.test if len(page.image) == 267)
     labels = sorted({low.label, "01", "35"})
     chosen = [[p for p in part if p.label in labels] for part in (reference.train, reference.test)]
-    three = Dataset("three", reference.folder, *chosen, 0)
+    three = Dataset(reference.folder, *chosen, 0)
     settings = Settings(
         views=1,
         view_patches=10,

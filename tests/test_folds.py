@@ -47,7 +47,7 @@ def written(rows: int, lines: range, width: int = 200) -> np.ndarray:
 
 
 def of_pages(*pages: Page) -> Dataset:
-    return Dataset("drawn", Path("drawn"), list(pages), [], 0)
+    return Dataset(Path("drawn"), list(pages), [], 0)
 
 
 # --- bands ------------------------------------------------------------------------------------

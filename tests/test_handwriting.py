@@ -389,7 +389,7 @@ def test_two_hands_differ_more_than_one_differs_from_itself(hands):
 
 def test_the_same_measures_tell_real_writers_apart(reference):
     """So that the test above measures what it says."""
-    some = Dataset("some", reference.folder, reference.train[::6], reference.test[::6], 0)
+    some = Dataset(reference.folder, reference.train[::6], reference.test[::6], 0)
     distances, own = compared(some)
     assert np.median(distances[own]) < 0.6 * np.median(distances[~own])
 

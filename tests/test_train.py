@@ -378,7 +378,7 @@ def test_a_trained_model_is_read_by_keras_and_by_digitlib(straight, digits, cach
 
 
 def test_one_class_is_refused(digits, tiny, tmp_path):
-    alone = Dataset("one", digits.folder, digits.train[:1], [], 0)
+    alone = Dataset(digits.folder, digits.train[:1], [], 0)
     with pytest.raises(Problem, match="one class only"):
         train.train(alone, tiny, tmp_path)
 
