@@ -78,6 +78,11 @@ def _converter() -> ModuleType | None:
         return None
 
 
+def reads_networks() -> bool:
+    """Whether OpenVINO is there and can read the networks of this process."""
+    return _converter() is not None
+
+
 def _converted(network: "keras.Model") -> tuple[Any, Any]:
     """(graph of ``network`` with its weights, its outputs as Keras nests them)."""
     import keras
@@ -167,12 +172,9 @@ def members(graph: str) -> tuple[str, str, str]:
 def export(reader: "keras.Model", graph: str, about: Mapping[str, Any]) -> dict[str, bytes]:
     """The `members` of ``graph``, of ``reader`` and its weights; ``about``: what is known of it.
 
-    Empty where OpenVINO is missing; it reads TensorFlow's graphs, so another backend exports
-    nothing either.
+    Only where `reads_networks`.
     """
     openvino = _converter()
-    if openvino is None:
-        return {}
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / name for name in members(graph)]
         openvino.serialize(_converted(reader)[0], *map(str, files[:2]))

@@ -6,11 +6,15 @@ In: settings and class names. Out: a Keras model from patches (n, s, s, 1) uint8
 
 import contextlib
 import ctypes
+import importlib.util
 import json
 import logging
+import os
+import subprocess
+import sys
 import warnings
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -313,13 +317,41 @@ def save(
         bare = shell(len(classes), settings)
         bare.set_weights(network.get_weights())
         bare.save(aside)
-        members = {CARD: json.dumps(card)}
-        for graph, reader, known in _graphs(bare, settings, shift):
-            members |= engine.export(reader, graph, known)
-        with zipfile.ZipFile(aside, "a", zipfile.ZIP_DEFLATED) as archive:
-            for name, content in members.items():
-                archive.writestr(name, content)
+        _add(aside, {CARD: json.dumps(card)})
+        if engine.reads_networks():
+            _add_graphs(aside, bare, settings, shift)
+        elif all(map(importlib.util.find_spec, ("tensorflow", "openvino"))):
+            _have_graphs_added(aside, shift)
     return path
+
+
+def _add(path: Path, members: Mapping[str, str | bytes]) -> None:
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
+def _add_graphs(path: Path, bare: keras.Model, settings: Settings, shift: Sequence[float]) -> None:
+    for graph, reader, known in _graphs(bare, settings, shift):
+        _add(path, engine.export(reader, graph, known))
+
+
+def _have_graphs_added(path: Path, shift: Sequence[float]) -> None:
+    """`_add_graphs` by another process, whose Keras has TensorFlow: OpenVINO reads its networks
+    alone. If that fails there is a warning, and the file, which `predict` reads with Keras."""
+    command = [sys.executable, "-m", "digitlib.model", str(path.resolve())]
+    how = {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"}  # the GPU is taken
+    done = subprocess.run(
+        command,
+        input=json.dumps(list(map(float, shift))),
+        env=os.environ | how,
+        cwd=Path(__file__).resolve().parent.parent,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        reason = (done.stderr.strip() or "no reason given").splitlines()[-1]
+        warnings.warn(f"the model has no graph for OpenVINO: {reason}", stacklevel=3)
 
 
 def load(path: Path) -> tuple[keras.Model, list[str], Settings]:
@@ -337,3 +369,9 @@ def load(path: Path) -> tuple[keras.Model, list[str], Settings]:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise Problem(f"{path}: its weights do not fit its settings ({reason})") from error
     return network, classes, settings
+
+
+if __name__ == "__main__":  # see `_have_graphs_added`
+    file = Path(sys.argv[1])
+    network, _, settings = load(file)
+    _add_graphs(file, network, settings, json.load(sys.stdin))

@@ -18,7 +18,7 @@ import keras
 import numpy as np
 import pytest
 
-from digitlib import Problem, model
+from digitlib import Problem, engine, model
 from digitlib.settings import CHOICES, Settings, stride
 
 SMALL = Settings(weights="none", width=0.1, patch_size=64, scale=0.5)
@@ -328,6 +328,29 @@ def test_keras_reads_the_file_too(saved, network):
     again = keras.models.load_model(saved)
     wanted = network.whole.predict_on_batch(patches())
     assert np.array_equal(again.predict_on_batch(patches()), wanted)
+
+
+@pytest.mark.skipif(not engine.reads_networks(), reason="needs TensorFlow and OpenVINO")
+def test_other_backends_have_their_graphs_made_by_tensorflow(network, tmp_path, monkeypatch):
+    """By a process of its own: here, too, as if this one's Keras had another backend."""
+    monkeypatch.setattr(engine, "reads_networks", lambda: False)
+    shift = [1.0, 2.0, 3.5]
+    path = model.save(network.whole, NAMES, SMALL, tmp_path / "model.keras", shift)
+    wanted = network.whole.predict_on_batch(patches())
+    np.testing.assert_allclose(engine.Engine(path, engine.PATCHES)(patches()), wanted, atol=1e-4)
+    once = engine.Engine(path, engine.ONE_PASS)
+    assert once.shift.tolist() == shift and once.stride == stride(SMALL.layer)
+
+
+def test_a_model_without_graphs_is_kept_and_says_so(network, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "reads_networks", lambda: False)
+    failed = types.SimpleNamespace(returncode=1, stderr="Traceback\nOSError: disk full\n")
+    monkeypatch.setattr(model.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(model.subprocess, "run", lambda *command, **how: failed)
+    with pytest.warns(UserWarning, match="no graph for OpenVINO: OSError: disk full"):
+        path = model.save(network.whole, NAMES, SMALL, tmp_path / "model.keras")
+    assert model.load(path)[1] == NAMES
+    assert not engine.has_graph(path, engine.PATCHES)
 
 
 def rewritten(path: Path, members: dict[str, bytes | None]) -> bytes:
