@@ -37,7 +37,7 @@ class Systems:
     """What each system said of the same images, in the same order, and what it cost."""
 
     results: dict[str, pd.DataFrame]  # system -> (n_images, 3): filename, actual, predicted
-    costs: dict[str, dict[str, Any]]  # training_seconds, seconds_per_image, device; None: not known
+    costs: dict[str, dict[str, Any]]  # training_seconds, seconds_per_image, device; None: unknown
     skipped: list[str]  # "name: reason", a line each
     learnt_from: dict[str, tuple[str, float]]  # run -> recipe, share of each page (setting TEXT)
 
@@ -95,6 +95,8 @@ def _add(systems: Systems, file: Path, dataset: Dataset) -> None:
     if len(same) < len(truth) or (len(table) > len(same) and not published):
         raise Problem(f"other images: {len(same)} of its {len(table)} are among these {len(truth)}")
     columns = [column for column in table if column not in (*keys, *NUMBERS)]
+    devices = [recorded(book, "device") for book in (trained, used)]  # it may be another's file
+    devices = dict.fromkeys(device for device in devices if isinstance(device, str))
     if not published and "predicted" not in columns:
         raise Problem("no column predicted")
     for column in columns[:MOST_SYSTEMS] if published else ["predicted"]:
@@ -103,7 +105,7 @@ def _add(systems: Systems, file: Path, dataset: Dataset) -> None:
         systems.costs[own] = {
             "training_seconds": _number(recorded(trained, "numbers", "seconds", "all")),
             "seconds_per_image": _number(recorded(used, "numbers", "seconds_per_image")),
-            "device": recorded(used, "device"),
+            "device": "; ".join(devices) or None,
         }
         if not published:
             recipe = printable(_recipe(read_json(file.parent / "run.json")))

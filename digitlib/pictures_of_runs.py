@@ -31,7 +31,7 @@ def as_read(scores: pd.DataFrame) -> pd.DataFrame:
         "macro F1": scores["macro_f1"].map("{:.3f}".format),
         "training": [duration(t) for t in scores["training_seconds"]],
         "an image": [f"{1000 * t:.0f} ms" if pd.notna(t) else "" for t in times],
-        "on": [shorten(d, 30) if isinstance(d, str) else "" for d in scores["device"]],
+        "on": [shorten(d, 60) if isinstance(d, str) else "" for d in scores["device"]],
     }
     return pd.DataFrame(columns, index=[shorten(name, 44) for name in scores.index])
 

@@ -73,14 +73,18 @@ def versions() -> dict[str, str]:
 
 def git_commit() -> str | None:
     """The commit of this code, with "-dirty" when tracked files differ; None without git."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    return _said("git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+
+
+def _said(*command: str) -> str | None:
+    """The first line of what ``command`` prints; None if nothing, or it is not there."""
     try:
         answer = subprocess.run(
             command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=20
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return answer.stdout.strip() or None
+    return next(iter(answer.stdout.splitlines()), "").strip() or None
 
 
 def device_name() -> str:
@@ -90,7 +94,11 @@ def device_name() -> str:
         from digitlib.model import gpus
 
         found = gpus()
-    return f"{len(found)} gpu, {cpu}" if found else cpu
+    if not found:
+        return cpu
+    # Backends name their cards in ways of their own; NVIDIA's driver brings this tool.
+    card = _said("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
+    return f"{len(found)} gpu ({card}), {cpu}" if card else f"{len(found)} gpu, {cpu}"
 
 
 def peak_memory_mb() -> float:

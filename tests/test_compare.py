@@ -46,7 +46,7 @@ def test_scores_and_costs(home, dataset):
     write(
         home / "reports" / "one",
         "aaba",
-        n3_training={"numbers": {"seconds": {"all": 302}}},
+        n3_training={"numbers": {"seconds": {"all": 302}}, "device": "1 gpu"},
         n4_ensemble={"numbers": {"seconds_per_image": 0.12}, "device": "cpu (2 cores)"},
     )
     write(home / "reports" / "two", "bbbb")
@@ -58,7 +58,7 @@ def test_scores_and_costs(home, dataset):
     assert table.loc["two", "macro_f1"] == pytest.approx((0 + 2 / 3) / 2)  # a never, b 2 of 4
     read = pictures_of_runs.as_read(table)
     assert read.loc["one"].tolist()[:2] == ["3 of 4", "75.0%"]
-    assert read.loc["one"].tolist()[3:] == ["0.733", "5 min 02 s", "120 ms", "cpu (2 cores)"]
+    assert read.loc["one"].tolist()[3:] == ["0.733", "5 min 02 s", "120 ms", "1 gpu; cpu (2 cores)"]
     assert read.loc["two"].tolist()[4:] == ["", "", ""]  # nothing recorded
 
 

@@ -32,6 +32,7 @@ from digitlib.parameters import (
 )
 from digitlib.report import (
     default_run_name,
+    device_name,
     planned,
     record,
     run_folder,
@@ -692,6 +693,26 @@ def test_a_reader_who_has_seen_enough_is_no_error():
         child.stdout.close()
         assert child.stderr.read() == b""
     assert child.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("cards", "printed", "start"),
+    [
+        ([], "", "cpu ("),
+        (["gpu:0"], "NVIDIA H200\n", "1 gpu (NVIDIA H200), cpu ("),
+        (["gpu:0", "gpu:1"], "NVIDIA A100\nNVIDIA A100\n", "2 gpu (NVIDIA A100), cpu ("),
+        (["gpu:0"], None, "1 gpu, cpu ("),  # of another maker, whose driver has no such tool
+    ],
+)
+def test_a_run_names_its_card(monkeypatch, cards, printed, start):
+    def run(command: tuple[str, ...], **how) -> subprocess.CompletedProcess:
+        if printed is None:
+            raise FileNotFoundError(command[0])
+        return subprocess.CompletedProcess(command, 0, printed)
+
+    monkeypatch.setattr("digitlib.model.gpus", lambda: cards)
+    monkeypatch.setattr("digitlib.report.subprocess.run", run)
+    assert device_name().startswith(start)
 
 
 def test_version_and_missing_command(capsys):
