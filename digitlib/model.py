@@ -10,6 +10,7 @@ import importlib.util
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -339,18 +340,21 @@ def _add_graphs(path: Path, bare: keras.Model, settings: Settings, shift: Sequen
 def _have_graphs_added(path: Path, shift: Sequence[float]) -> None:
     """`_add_graphs` by another process, whose Keras has TensorFlow: OpenVINO reads its networks
     alone. If that fails there is a warning, and the file, which `predict` reads with Keras."""
-    command = [sys.executable, "-m", "digitlib.model", str(path.resolve())]
     how = {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"}  # the GPU is taken
-    done = subprocess.run(
-        command,
-        input=json.dumps(list(map(float, shift))),
-        env=os.environ | how,
-        cwd=Path(__file__).resolve().parent.parent,
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        reason = (done.stderr.strip() or "no reason given").splitlines()[-1]
+    try:
+        with whole_file(path) as copy:  # which it may leave half written
+            shutil.copyfile(path, copy)
+            subprocess.run(
+                [sys.executable, "-m", "digitlib.model", str(copy.resolve())],
+                input=json.dumps(list(map(float, shift))),
+                env=os.environ | how,
+                cwd=Path(__file__).resolve().parent.parent,
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+    except subprocess.CalledProcessError as error:
+        reason = (error.stderr.strip() or str(error)).splitlines()[-1]
         warnings.warn(f"the model has no graph for OpenVINO: {reason}", stacklevel=3)
 
 

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import io
 import json
+import subprocess
 import sys
 import types
 import zipfile
@@ -344,13 +345,18 @@ def test_other_backends_have_their_graphs_made_by_tensorflow(network, tmp_path, 
 
 def test_a_model_without_graphs_is_kept_and_says_so(network, tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "reads_networks", lambda: False)
-    failed = types.SimpleNamespace(returncode=1, stderr="Traceback\nOSError: disk full\n")
+
+    def run(command: list[str], **how) -> None:
+        Path(command[-1]).write_bytes(b"half of it")
+        raise subprocess.CalledProcessError(1, command, stderr="Traceback\nOSError: disk full\n")
+
     monkeypatch.setattr(model.importlib.util, "find_spec", lambda name: name)
-    monkeypatch.setattr(model.subprocess, "run", lambda *command, **how: failed)
+    monkeypatch.setattr(model.subprocess, "run", run)
     with pytest.warns(UserWarning, match="no graph for OpenVINO: OSError: disk full"):
         path = model.save(network.whole, NAMES, SMALL, tmp_path / "model.keras")
     assert model.load(path)[1] == NAMES
     assert not engine.has_graph(path, engine.PATCHES)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def rewritten(path: Path, members: dict[str, bytes | None]) -> bytes:
