@@ -34,7 +34,7 @@ from digitlib import (
     whole_file,
     write_json,
 )
-from digitlib.batches import PatchStream
+from digitlib.batches import PatchStream, cutters
 from digitlib.dataset import Page, image_files, load_dataset, read_page
 from digitlib.engine import processor
 from digitlib.pages import read_json
@@ -171,10 +171,10 @@ def compared(files: Sequence[Path], names: Sequence[str] = ()) -> list[dict]:
 
 
 def _a_second(make: Callable[[int], int], n: int, rounds: int = 5) -> float:
-    """How many patches ``make`` cuts a second, called with 0 to n - 1 by two threads: median."""
+    """How many patches ``make`` cuts a second, called with 0 to n - 1 by `cutters`: median."""
     make(0)  # what is made once, such as where the ink is
     rates = []
-    with ThreadPoolExecutor(2) as pool:  # as many as PatchStream has
+    with ThreadPoolExecutor(cutters()) as pool:
         for _ in range(rounds):
             start = time.perf_counter()
             made = sum(pool.map(make, range(n)))

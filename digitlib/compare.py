@@ -5,7 +5,7 @@ Out: tables: accuracy and cost, paired differences, missed images, accuracy by a
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -95,10 +95,10 @@ def _add(systems: Systems, file: Path, dataset: Dataset) -> None:
     if len(same) < len(truth) or (len(table) > len(same) and not published):
         raise Problem(f"other images: {len(same)} of its {len(table)} are among these {len(truth)}")
     columns = [column for column in table if column not in (*keys, *NUMBERS)]
-    devices = [recorded(book, "device") for book in (trained, used)]  # it may be another's file
-    devices = dict.fromkeys(device for device in devices if isinstance(device, str))
     if not published and "predicted" not in columns:
         raise Problem("no column predicted")
+    devices = [recorded(book, "device") for book in (trained, used)]
+    devices = dict.fromkeys(device for device in devices if isinstance(device, str))
     for column in columns[:MOST_SYSTEMS] if published else ["predicted"]:
         own = printable(name.format(column if published else file.parent.name))
         systems.results[own] = same[keys].assign(predicted=same[column].map(printable))
@@ -120,8 +120,8 @@ def _recipe(run: Mapping[str, Any]) -> str:
     known = {path.stem for path in NOTEBOOKS.glob("profiles/*.yaml")}
     if profile not in known or not isinstance(given, dict):
         return profile
-    usual = asdict(Settings.of(read_profile(profile)))
-    others = [name for name in usual if name not in ("dataset", "text", "memory")]
+    usual = Settings.of(read_profile(profile)).recipe
+    others = [name for name in usual if name not in ("dataset", "text")]
     own = {name: given.get(name.upper(), usual[name]) for name in others}
     changed = {name.upper(): value for name, value in own.items() if value != usual[name]}
     # Of a file's path its name: there is little room in a legend.

@@ -68,19 +68,14 @@ def processor() -> str:
         return ""
 
 
-def _converter() -> ModuleType | None:
-    """OpenVINO, where it can read the networks of this process: TensorFlow's."""
+def reads_networks() -> bool:
+    """Whether OpenVINO is there, and can read the networks of this process: TensorFlow's."""
     import keras
 
     try:
-        return _openvino() if keras.backend.backend() == "tensorflow" else None
+        return keras.backend.backend() == "tensorflow" and bool(_openvino())
     except ImportError:
-        return None
-
-
-def reads_networks() -> bool:
-    """Whether OpenVINO is there and can read the networks of this process."""
-    return _converter() is not None
+        return False
 
 
 def _converted(network: "keras.Model") -> tuple[Any, Any]:
@@ -154,10 +149,9 @@ def compiled(network: "keras.Model") -> "keras.Model | _Compiled":
     """
     from digitlib.model import gpus
 
-    openvino = _converter()
-    if openvino is None or gpus():
+    if gpus() or not reads_networks():
         return network
-    return _Compiled(openvino, network)
+    return _Compiled(_openvino(), network)
 
 
 def members(graph: str) -> tuple[str, str, str]:
@@ -174,7 +168,7 @@ def export(reader: "keras.Model", graph: str, about: Mapping[str, Any]) -> dict[
 
     Only where `reads_networks`.
     """
-    openvino = _converter()
+    openvino = _openvino()
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / name for name in members(graph)]
         openvino.serialize(_converted(reader)[0], *map(str, files[:2]))

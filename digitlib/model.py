@@ -288,12 +288,12 @@ def build(n_classes: int, settings: Settings) -> Network:
 
 
 def _graphs(
-    bare: keras.Model, settings: Settings, shift: Sequence[float]
+    bare: keras.Model, settings: Settings, shift: list[float]
 ) -> list[tuple[str, keras.Model, dict]]:
     """The graphs that the file of ``bare`` is to hold: name, network, what is known of it."""
     if settings.pooling == "vlad":
         return [(engine.STRIPS, bare, {})]
-    once = {"stride": stride(settings.layer), "shift": [float(value) for value in shift]}
+    once = {"stride": stride(settings.layer), "shift": shift}
     return [
         (engine.PATCHES, one_by_one(bare, settings), {}),
         (engine.ONE_PASS, one_pass(bare, settings), once),
@@ -313,6 +313,7 @@ def save(
     Any Keras can load the file; one that reads whole strips (pooling vlad) needs `digitlib.vlad`.
     """
     card = {"format": FORMAT, "classes": classes, "settings": asdict(settings), "about": {}}
+    shift = [float(value) for value in shift]  # JSON knows no NumPy
     with whole_file(path) as aside:
         # Built anew, without what training left in it: optimisers, a loss unknown to load_model.
         bare = shell(len(classes), settings)
@@ -332,12 +333,12 @@ def _add(path: Path, members: Mapping[str, str | bytes]) -> None:
             archive.writestr(name, content)
 
 
-def _add_graphs(path: Path, bare: keras.Model, settings: Settings, shift: Sequence[float]) -> None:
+def _add_graphs(path: Path, bare: keras.Model, settings: Settings, shift: list[float]) -> None:
     for graph, reader, known in _graphs(bare, settings, shift):
         _add(path, engine.export(reader, graph, known))
 
 
-def _have_graphs_added(path: Path, shift: Sequence[float]) -> None:
+def _have_graphs_added(path: Path, shift: list[float]) -> None:
     """`_add_graphs` by another process, whose Keras has TensorFlow: OpenVINO reads its networks
     alone. If that fails there is a warning, and the file, which `predict` reads with Keras."""
     how = {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"}  # the GPU is taken
@@ -346,7 +347,7 @@ def _have_graphs_added(path: Path, shift: Sequence[float]) -> None:
             shutil.copyfile(path, copy)
             subprocess.run(
                 [sys.executable, "-m", "digitlib.model", str(copy.resolve())],
-                input=json.dumps(list(map(float, shift))),
+                input=json.dumps(shift),
                 env=os.environ | how,
                 cwd=Path(__file__).resolve().parent.parent,
                 capture_output=True,

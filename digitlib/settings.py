@@ -208,6 +208,11 @@ class Settings:
             )
 
     @property
+    def recipe(self) -> dict[str, Any]:
+        """Name -> value of all that results depend on: without ``memory``."""
+        return {item.name: getattr(self, item.name) for item in fields(self) if item.compare}
+
+    @property
     def input_size(self) -> int:
         """Side of the network's input, px."""
         return round(self.patch_size * self.scale)

@@ -8,7 +8,7 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -243,8 +243,7 @@ def _moments(views: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 def fingerprint(pages: Sequence[Page], settings: Settings) -> dict:
     """What says, ready for JSON, that a result is of these settings, weights and images."""
-    known, weights, images = asdict(settings), model.weights_file(settings), []
-    del known["memory"]  # changes how it is computed, not what
+    known, weights, images = settings.recipe, model.weights_file(settings), []
     for page in pages:
         content = hashlib.sha256(np.ascontiguousarray(page.image))
         images.append([page.path.name, content.hexdigest()])

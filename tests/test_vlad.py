@@ -317,7 +317,7 @@ def test_fitting_is_a_function_of_the_seed(reader, hands):
 @TENSORFLOW
 def test_nothing_is_compiled_by_xla(reader, hands, monkeypatch):
     """Keras has it compiled where there is a GPU; of positions on ink it gives wrong rows."""
-    monkeypatch.setattr(engine, "_converter", lambda: None)  # Keras itself reads, as on a GPU
+    monkeypatch.setattr(engine, "reads_networks", lambda: False)  # Keras itself reads, as on a GPU
 
     def weights() -> list[np.ndarray]:
         network = model.whole_strips(6, reader, _constant(model.backbone(reader)))
