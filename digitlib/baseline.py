@@ -15,10 +15,10 @@ import keras
 import numpy as np
 import pandas as pd
 
-from digitlib import Problem, evaluate, progress_bar, vlad
+from digitlib import Problem, progress_bar, vlad
 from digitlib.dataset import Dataset, Page, Shelf
 from digitlib.folds import Label
-from digitlib.results import softmax
+from digitlib.results import result_rows, softmax
 from digitlib.settings import Settings
 from digitlib.strips import enhance, first_lines, network_input, strip_tops
 
@@ -87,7 +87,7 @@ class Baseline:
         shares = self.probabilities(pages)
         each = (time.perf_counter() - start) / len(pages)
         names, labels = zip(*((page.path.name, page.label) for page in pages), strict=True)
-        table = evaluate.result_table(names, labels, shares, self.classes)
+        table = pd.DataFrame(result_rows(names, labels, shares, self.classes))
         return table.assign(seconds=round(each, 4)), shares
 
 

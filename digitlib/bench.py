@@ -14,9 +14,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -60,18 +60,6 @@ PATCHES_FLOOR = 25  # times as many training patches a second
 LEAN = {"PEN_CHANGE": 0, "SIZE_CHANGE": 0, "SLANT_CHANGE": 0, "EXAMPLES": 3000}
 
 
-@dataclass(frozen=True)
-class Row:
-    """One procedure on the same images."""
-
-    name: str
-    ms: float  # an image, from its file to its label: mean, what a folder's time divides into
-    ms_10: float  # one image in ten takes less
-    ms_90: float  # and one in ten more
-    cpu_ms: float  # mean, of all cores together: does not depend on what else they do
-    labels: list[str]
-
-
 def paper() -> Settings:
     """The published system's settings, with weights drawn at random: its speed is the same."""
     return Settings.of(read_profile("paper") | {"WEIGHTS": "none"})
@@ -98,9 +86,13 @@ def original(network, settings: Settings) -> Callable[[Path], np.ndarray]:
 
 def timed(
     name: str, label: Callable[[Path], np.ndarray], files: Sequence[Path], classes: list[str]
-) -> Row:
-    """``label`` on ``files``, round after round for LEAST_SECONDS; a first round is not counted, in
-    which shapes are new."""
+) -> dict[str, Any]:
+    """One procedure, ``label``, on ``files``: name and labels; ms an image, from its file to its
+    label: the mean, what a folder's time divides into; ms_10 and ms_90: one image in ten takes
+    less, and one more; cpu_ms: the mean of all cores together, whatever else they do.
+
+    Round after round for LEAST_SECONDS; a first one is not counted, in which shapes are new.
+    """
     labels = [classes[int(label(file).argmax())] for file in files]
     took, begun = [], time.perf_counter()
     while time.perf_counter() - begun < LEAST_SECONDS:
@@ -110,10 +102,12 @@ def timed(
             took.append((time.perf_counter() - start[0], time.process_time() - start[1]))
     wall, cpu = 1000 * np.array(took).T
     low, high = np.percentile(wall, [10, 90])
-    return Row(name, *map(float, (wall.mean(), low, high, cpu.mean())), labels)
+    numbers = map(float, (wall.mean(), low, high, cpu.mean()))
+    row = dict(zip(("ms", "ms_10", "ms_90", "cpu_ms"), numbers, strict=True))
+    return {"name": name, **row, "labels": labels}
 
 
-def _published(files: Sequence[Path], classes: list[str]) -> Row:
+def _published(files: Sequence[Path], classes: list[str]) -> dict[str, Any]:
     """The published procedure, ``timed``; for a process of its own, as it would have: what training
     changed for good, such as `model.keep_memory`, would make it up to twice as fast."""
     cv2.setNumThreads(cores())
@@ -123,14 +117,14 @@ def _published(files: Sequence[Path], classes: list[str]) -> Row:
 
 
 def compared(files: Sequence[Path], names: Sequence[str] = ()) -> list[dict]:
-    """A row a procedure: what `Row` has but its labels, times (as fast as the original's, by ms),
-    cpu_times (by cpu_ms), same and n: how many labels are those of Keras, of how many.
+    """A row a procedure: what `timed` gives but its labels, times (as fast as the original's, by
+    ms), cpu_times (by cpu_ms), same and n: how many labels are those of Keras, of how many.
 
     The original's procedure; the same network's graphs, ``paper``; each model of ``names``
     (shipped, runs, files) by its graphs and by Keras.
     """
     cv2.setNumThreads(cores())  # one image after the other, as in `predict` of one
-    settings, rows = paper(), []
+    settings = paper()
     with tempfile.TemporaryDirectory() as folder:
         network = model.build(70, settings).whole
         classes = [f"{i:02}" for i in range(1, 71)]
@@ -141,13 +135,7 @@ def compared(files: Sequence[Path], names: Sequence[str] = ()) -> list[dict]:
         total = 1 + sum(map(len, ways.values()))
         bar = progress_bar(None, total=total, desc="bench", unit="procedure")
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-            base = pool.submit(_published, files, classes).result()
-
-        def row_of(row: Row, same: int | None = None) -> dict:
-            own = {"times": base.ms / row.ms, "cpu_times": base.cpu_ms / row.cpu_ms, "same": same}
-            return {key: value for key, value in asdict(row).items() if key != "labels"} | own
-
-        rows.append(row_of(base))
+            rows = [pool.submit(_published, files, classes).result()]
         bar.update()
         for name, path in jobs.items():
             classes, how, _ = shipped.read_card(path)
@@ -162,12 +150,15 @@ def compared(files: Sequence[Path], names: Sequence[str] = ()) -> list[dict]:
                 )
                 bar.update()
             for row in found.values():
-                same = None
                 if "keras" in found:
-                    same = int(sum(np.array(row.labels) == found["keras"].labels))
-                rows.append(row_of(row, same))
+                    row["same"] = int(sum(np.array(row["labels"]) == found["keras"]["labels"]))
+                rows.append(row)
         bar.close()
-    return [row | {"n": len(files)} for row in rows]
+    for row in rows:
+        del row["labels"]
+        row |= {key.replace("ms", "times"): rows[0][key] / row[key] for key in ("ms", "cpu_ms")}
+        row |= {"same": row.get("same"), "n": len(files)}
+    return rows
 
 
 def _a_second(make: Callable[[int], int], n: int, rounds: int = 5) -> float:
@@ -248,12 +239,13 @@ def _grown(classes: int) -> dict:
         read, _ = reader(file)
         files = [page.path for page in dataset.test if page.image.shape[0] < 400][:20]
         row = timed("", lambda file: combine(read(read_page(file))), files, dataset.classes)
-    right = sum(file.name.startswith(f"{a}_") for file, a in zip(files, row.labels, strict=True))
+    pairs = zip(files, row["labels"], strict=True)
+    right = sum(file.name.startswith(f"{label}_") for file, label in pairs)
     return {
         "classes": classes,
         "training_seconds": seconds,
         "seconds_a_class": seconds / classes,
-        "ms": row.ms,
+        "ms": row["ms"],
         "right": right,
         "n": len(files),
         "peak_mb": most[0] / 1e6,
@@ -377,6 +369,6 @@ def results(run: str, dataset: str, names: Sequence[str]) -> dict:
         if name not in measured:
             raise Problem(
                 f"{folder / FOUND}: {name} was not measured; do so by `python -m digitlib bench "
-                f"--model {name}`, or give another RUN"
+                f"--model {name}`, which writes the run `bench`, and give that as RUN"
             )
     return found

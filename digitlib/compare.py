@@ -16,7 +16,7 @@ import pandas as pd
 from digitlib import Problem, ensemble, evaluate, model, printable, variants
 from digitlib.dataset import GENERATED, Dataset, Page
 from digitlib.pages import read_json
-from digitlib.parameters import NOTEBOOKS, read_profile
+from digitlib.parameters import NOTEBOOKS, read_profile, setting_parameters, typed
 from digitlib.report import run_folder
 from digitlib.results import NUMBERS
 from digitlib.settings import Settings
@@ -99,6 +99,7 @@ def _add(systems: Systems, file: Path, dataset: Dataset) -> None:
         raise Problem("no column predicted")
     devices = [recorded(book, "device") for book in (trained, used)]
     devices = dict.fromkeys(device for device in devices if isinstance(device, str))
+    recipe = printable(_recipe(read_json(file.parent / "run.json")))  # raises before any is added
     for column in columns[:MOST_SYSTEMS] if published else ["predicted"]:
         own = printable(name.format(column if published else file.parent.name))
         systems.results[own] = same[keys].assign(predicted=same[column].map(printable))
@@ -108,7 +109,6 @@ def _add(systems: Systems, file: Path, dataset: Dataset) -> None:
             "device": "; ".join(devices) or None,
         }
         if not published:
-            recipe = printable(_recipe(read_json(file.parent / "run.json")))
             kind = f"{recipe} baseline" if used == "06_baselines" else recipe
             text = _number(recorded(trained, "parameters", "text"))
             systems.learnt_from[own] = kind, text or 1.0
@@ -120,7 +120,9 @@ def _recipe(run: Mapping[str, Any]) -> str:
     known = {path.stem for path in NOTEBOOKS.glob("profiles/*.yaml")}
     if profile not in known or not isinstance(given, dict):
         return profile
-    usual = Settings.of(read_profile(profile)).recipe
+    known = setting_parameters()
+    usual = {n: typed(known[n], v) for n, v in read_profile(profile).items() if n in known}
+    usual = Settings.of(usual).recipe
     others = [name for name in usual if name not in ("dataset", "text")]
     own = {name: given.get(name.upper(), usual[name]) for name in others}
     changed = {name.upper(): value for name, value in own.items() if value != usual[name]}
@@ -169,13 +171,17 @@ def missed(systems: Systems, names: Sequence[str]) -> pd.DataFrame:
     return labels.loc[n_wrong[n_wrong > 0].sort_values(ascending=False, kind="stable").index]
 
 
-def pieces(page: Page, n: int) -> list[Page]:
-    """``page``'s image (h, w) uint8 in ``n`` parts: 1, 2 or 3 bands, or 6: 3 bands, each halved.
+def counts_of_pieces(text: str) -> list[int]:
+    """``"1 2 3"`` -> [1, 2, 3]; raises Problem for nothing, or what is none of CUTS."""
+    counts = set(text.replace(",", " ").split())
+    if not counts or not counts <= set(map(str, CUTS)):
+        known = ", ".join(map(str, CUTS))
+        raise Problem(f"PARTS must be one or more of {known}, with blanks between, not {text!r}")
+    return sorted(map(int, counts))
 
-    Raises Problem for another ``n``.
-    """
-    if n not in CUTS:
-        raise Problem(f"PARTS must be of {', '.join(map(str, CUTS))}, not {n!r}")
+
+def pieces(page: Page, n: int) -> list[Page]:
+    """``page``'s image (h, w) uint8 in ``n`` parts: 1, 2 or 3 bands, or 6: 3 bands, each halved."""
     rows, columns = CUTS[n]
     return [
         half
@@ -195,7 +201,7 @@ def in_pieces(
     ``label``: gives the result table of pieces, and knows of their n.
     """
     rows = []
-    for n in sorted(set(parts)):
+    for n in parts:
         cut = [piece for page in dataset.test for piece in pieces(page, n)]
         rows.append({"parts": n} | evaluate.label_scores(label(cut, n), seed))
     return rows

@@ -15,7 +15,7 @@ import pandas as pd
 
 from digitlib import cores, evaluate, model, patches, predict, progress_bar
 from digitlib.dataset import Page, Shelf
-from digitlib.results import combine
+from digitlib.results import combine, result_rows
 from digitlib.settings import Settings, stride
 
 SHIFT_PAGES = 70  # that `one_pass_shift` looks at, at most
@@ -77,7 +77,7 @@ def evaluated(
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """(result table, probabilities (n_images, classes)) of images and their votes."""
     probabilities = np.stack([combine(ballot.logits, settings.combine) for ballot in ballots])
-    table = evaluate.result_table(
+    rows = result_rows(
         [page.path.name for page in pages],
         [page.label for page in pages],
         probabilities,
@@ -86,7 +86,7 @@ def evaluated(
         n_patches=[ballot.logits.shape[0] * ballot.logits.shape[1] for ballot in ballots],
         seconds=[round(ballot.seconds, 4) for ballot in ballots],
     )
-    return table, probabilities
+    return pd.DataFrame(rows), probabilities
 
 
 def engines_compared(

@@ -13,18 +13,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
 from digitlib import Problem, whole_file
-from digitlib.results import FORMULA, NUMBERS, result_rows, write_rows
-
-
-def result_table(
-    filenames: Sequence[str],
-    actual: Sequence[str],
-    probabilities: np.ndarray,
-    classes: Sequence[str],
-    **columns: Sequence,
-) -> pd.DataFrame:
-    """`results.result_rows` as a table."""
-    return pd.DataFrame(result_rows(filenames, actual, probabilities, classes, **columns))
+from digitlib.results import FORMULA, NUMBERS, write_rows
 
 
 def write_result_csv(result: pd.DataFrame, path: Path) -> None:
@@ -94,7 +83,7 @@ def accuracy_interval(
         return 0.0, 1.0
     if (mean := float(np.mean(correct))) in (0, 1):
         low, high = wilson_interval(mean * len(names), len(names))
-        return float(low), float(high)
+        return (float(low), 1.0) if mean else (0.0, float(high))  # it misses these by a rounding
     per_class = np.stack([np.bincount(group, correct), np.bincount(group)], axis=1)  # (classes, 2)
     # Classes with equal counts are interchangeable: draw how many of each kind, not which.
     kinds, n_kind = np.unique(per_class, axis=0, return_counts=True)
@@ -133,15 +122,12 @@ def scores(
     likeliest = np.asarray(classes, dtype=object)[order[:, :5]]
     if len(order) != len(result) or (likeliest[:, 0] != result["predicted"].to_numpy()).any():
         raise Problem("probabilities are not those of this result table: keep their rows together")
-    macro_f1 = by_label.pop("macro_f1")  # to stand after Wilson's interval
-    wilson_low, wilson_high = wilson_interval(by_label["n_correct"], by_label["n"])
+    low, high = wilson_interval(by_label["n_correct"], by_label["n"])
     # scikit-learn's top_k_accuracy_score refuses labels outside ``classes``.
     top5 = (likeliest == result["actual"].to_numpy()[:, None]).any(axis=1).mean()
-    return {
-        **by_label,
-        "wilson_low": float(wilson_low),
-        "wilson_high": float(wilson_high),
-        "macro_f1": macro_f1,
+    return by_label | {
+        "wilson_low": float(low),
+        "wilson_high": float(high),
         "top5": float(top5),
     }
 

@@ -4,12 +4,11 @@ In: a data set and a recipe's settings. Out: data sets whose test images are ban
 pages, and what the recipe makes of them: evidence before there is any test data.
 """
 
-import difflib
 import hashlib
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from scipy.optimize import brentq
 from digitlib import Problem, engine, ensemble, evaluate, train, write_json
 from digitlib.dataset import Dataset, Page
 from digitlib.pages import read_json
-from digitlib.parameters import Parameter, settled
+from digitlib.parameters import setting_parameters, settled
 from digitlib.results import softmax
 from digitlib.settings import RANGES, Settings
 from digitlib.strips import REACH, between_lines, ink
@@ -101,21 +100,20 @@ def cross_validate(
     folder: Path,
     run: int | None = None,
     height: int = 300,
-    images: Callable[[list[Page]], Images] = perturbed,
     learn: Callable[[Dataset, Settings, Path], Label] = recipe,
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """(result table with columns fold, variant, part; probabilities (n, classes)), row by row.
 
-    Trains without a band of each page and labels the ``images`` of those bands, in the first
-    ``run`` of ``folds`` (all if None). A finished fold stays in ``folder``, and counts as done
-    while settings, pages and code are the same. ``learn``: `recipe`, or another that gives what
-    labels images, such as `baseline.learn`. A setting ``text`` below 1 is a share of each piece
-    that the band leaves of a page. Raises Problem for pages that are too low.
+    Trains without a band of each page and labels what `perturbed` makes of those bands, in the
+    first ``run`` of ``folds`` (all if None). A finished fold stays in ``folder``, and counts as
+    done while settings, pages and code are the same. ``learn``: `recipe`, or another that gives
+    what labels images, such as `baseline.learn`. A setting ``text`` below 1 is a share of each
+    piece that the band leaves of a page. Raises Problem for pages that are too low.
     """
     tables, odds = [], [np.zeros((0, len(dataset.classes)), np.float32)]
     for fold in range(folds if run is None else min(run, folds)):
         held, place = held_out(dataset, fold, folds, height), Path(folder) / f"fold{fold}"
-        table, shares = _answers(held, settings, place, images, learn)
+        table, shares = _answers(held, settings, place, perturbed, learn)
         tables.append(table.assign(fold=fold))
         odds.append(shares)
     empty = ["filename", "actual", "predicted", "confidence", "variant", "part", "fold"]
@@ -141,7 +139,6 @@ def strangers(
     folds: int,
     folder: Path,
     height: int = 300,
-    learn: Callable[[Dataset, Settings, Path], Label] = recipe,
 ) -> pd.DataFrame:
     """What is said of writing whose class was never learnt: a table as of `cross_validate`.
 
@@ -161,7 +158,7 @@ def strangers(
         unknown = [piece for piece in pieces if piece.label in left]
         others = replace(dataset, train=known, test=unknown)
         place = Path(folder) / f"strangers{part}of{parts}"
-        tables.append(_answers(others, settings, place, whole, learn)[0])
+        tables.append(_answers(others, settings, place, whole, recipe)[0])
     return pd.concat(tables, ignore_index=True)
 
 
@@ -252,22 +249,20 @@ def sure_table(
     """From when on answers are sure: a row for each of ``answers``, and one for ``unknown``.
 
     Those are result tables of images of known classes, and of `strangers`. threshold: of
-    `safe_threshold`, rounded up; answered: how many of all reach it; wrong_at_most: were they
-    independent, as many of them could be wrong (Wilson, 95 %); sure: how many answers reach the
-    threshold of the last of ``answers``.
+    `safe_threshold`; answered: how many of all reach it; wrong_at_most: were they independent, as
+    many of them could be wrong (Wilson, 95 %); sure: how many reach the highest of the thresholds.
     """
     rows = {}
     for name, table in answers.items():
         right = (table["actual"] == table["predicted"]).to_numpy(bool)
         safe, _ = safe_threshold(table["confidence"], right, unknown["confidence"], admitted)
-        safe = np.ceil(safe * 1e6) / 1e6
         n = int((table["confidence"] >= safe).sum())
         most = evaluate.wilson_interval(0, n)[1] if n else np.nan
         rows[name] = {"threshold": safe, "answered": n, "of": len(table), "wrong_at_most": most}
-    last = rows[name]["threshold"]
+    highest = max(row["threshold"] for row in rows.values())
     rows[STRANGERS] = {"of": len(unknown)}
     for name, table in {**answers, STRANGERS: unknown}.items():
-        rows[name]["sure"] = int((table["confidence"] >= last).sum())
+        rows[name]["sure"] = int((table["confidence"] >= highest).sum())
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("answers about")
     return table.astype({"answered": "Int64"})
 
@@ -277,22 +272,21 @@ def summary(
 ) -> pd.DataFrame:
     """A row a variant and part of `cross_validate`'s answers, each with all its folds.
 
-    images, right, accuracy, low and high (95 %, over classes), log_loss, temperature, log_loss_then
-    (with that temperature), threshold and coverage (of `safe_threshold`).
+    images, right, accuracy, low and high (95 %, over classes), log_loss, temperature, threshold and
+    coverage (of `safe_threshold`).
     """
     rows = []
     for (variant, part), group in result.groupby(["variant", "part"], sort=False):
         right, actual = evaluate.is_correct(group), group["actual"]
         logits = np.log(np.maximum(probabilities[group.index], 1e-12))
         truth = np.array([classes.index(label) for label in actual])
-        heat = temperature(logits, truth)
         counts = len(group), int(right.sum()), right.mean()
         interval = evaluate.accuracy_interval(right, actual, seed)
-        losses = log_loss(logits, truth), heat, log_loss(logits / heat, truth)
+        losses = log_loss(logits, truth), temperature(logits, truth)
         safe = safe_threshold(group["confidence"], right)
         rows.append((variant, part, *counts, *interval, *losses, *safe))
-    names = "variant part images right accuracy low high log_loss temperature log_loss_then"
-    return pd.DataFrame(rows, columns=[*names.split(), "threshold", "coverage"])
+    names = "variant part images right accuracy low high log_loss temperature threshold coverage"
+    return pd.DataFrame(rows, columns=names.split())
 
 
 # --- Ablation -------------------------------------------------------------------------------------
@@ -303,21 +297,14 @@ def changes(text: str, settings: Settings) -> dict[str, Settings]:
 
     What says which pages there are (DATASET, CLASSES) cannot be changed.
     """
-    kinds = {item.name.upper(): item for item in fields(Settings)}
-    changed = {}
+    known, changed = setting_parameters(), {}
+    del known["DATASET"], known["CLASSES"]
     for entry in filter(None, (part.strip() for part in text.split(";"))):
         name, equals, value = (part.strip() for part in entry.partition("="))
         if not equals:
             raise Problem(f"ABLATIONS: {entry!r}: write NAME=value, and ; between two")
-        if name not in kinds or name in ("DATASET", "CLASSES"):
-            near = difflib.get_close_matches(name.upper(), kinds, n=1)
-            hint = f"; did you mean {near[0]}?" if near and near[0] != name else ""
-            raise Problem(f"ABLATIONS: {name} is no setting of a recipe{hint}")
-        item = kinds[name]
-        known = Parameter(name, item.type.__name__, item.default, "")
-        changed[f"{name}={value}"] = replace(
-            settings, **{item.name: settled({name: value}, {Path(): {name: known}})[name]}
-        )
+        own = settled({name: value}, {Path(): known})
+        changed[f"{name}={value}"] = replace(settings, **{n.lower(): v for n, v in own.items()})
     return changed
 
 

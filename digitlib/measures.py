@@ -95,28 +95,22 @@ def coverage(shape: tuple[int, int], centres: np.ndarray, size: int) -> np.ndarr
     return counts
 
 
-def page_coverage(strips: Sequence[Strip], centres: Sequence[np.ndarray], size: int) -> np.ndarray:
-    """`coverage` of a whole page by patches of its ``strips``, which overlap: int (h, w)."""
-    height = max(strip.top + strip.image.shape[0] for strip in strips)
-    counts = np.zeros((height, max(strip.image.shape[1] for strip in strips)), int)
-    for strip, places in zip(strips, centres, strict=True):
-        h, w = strip.image.shape
-        counts[strip.top : strip.top + h, :w] += coverage((h, w), places, size)
-    return counts
-
-
 def epoch_coverage(
     training: Sequence[Strip],
-    validation: Sequence[Strip],
+    shape: tuple[int, int],
     settings: Settings,
     n: int,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """`page_coverage` of a page by ``n`` random patches of its training strips: int (h, w)."""
+    """How many of ``n`` random patches of a page's ``training`` strips, which overlap, hold each
+    pixel: int, ``shape`` being the page's."""
+    counts = np.zeros(shape, int)
     each = np.bincount(rng.integers(len(training), size=n), minlength=len(training))
-    centres = [random_centres([s] * k, settings, rng) for s, k in zip(training, each, strict=True)]
-    centres += [np.empty((0, 2))] * len(validation)
-    return page_coverage([*training, *validation], centres, settings.patch_size)
+    for strip, k in zip(training, each, strict=True):
+        h, w = strip.image.shape
+        centres = random_centres([strip] * k, settings, rng)
+        counts[strip.top : strip.top + h, :w] += coverage((h, w), centres, settings.patch_size)
+    return counts
 
 
 def reassembled(strips: Sequence[Strip]) -> np.ndarray:

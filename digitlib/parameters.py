@@ -18,6 +18,7 @@ from typing import Any
 
 import digitlib
 from digitlib import Problem
+from digitlib.settings import Settings
 
 NOTEBOOKS = digitlib.ROOT / "notebooks"
 MOST_PROFILE = 2**20  # bytes
@@ -87,6 +88,14 @@ def notebook_parameters(path: Path) -> dict[str, Parameter]:
             default = ast.literal_eval(node.value)
             found[name] = Parameter(name, kind, default, comment.partition("#")[2].strip())
     return found
+
+
+def setting_parameters() -> dict[str, Parameter]:
+    """All `Settings` as a notebook declares them."""
+    return {
+        item.name.upper(): Parameter(item.name.upper(), item.type.__name__, item.default, "")
+        for item in dataclasses.fields(Settings)
+    }
 
 
 def read_notebook(path: Path) -> Notebook:

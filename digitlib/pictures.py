@@ -106,7 +106,7 @@ def confusion_matrix(result: pd.DataFrame, classes: Sequence[str]) -> Figure:
         axis.grid(False)
     else:
         _cells(axis, result, labels)
-    every = next(e for e in (1, 2, 5, 10, 20, 50, 100, k) if k / e <= 40)
+    every = next(e for e in (1, 2, 5, 10, 20, 50, 100, 200, 500, k) if k / e <= 40)
     ticks, names = np.arange(0, k, every) + 0.5, [shorten(label) for label in labels[::every]]
     size, narrow = min(10, 430 * every / k), k <= 25 and max(map(len, labels)) <= 3
     axis.set_xticks(ticks, names, rotation=0 if narrow else 90, fontsize=size)
@@ -150,14 +150,14 @@ def coverage_plot(curve: pd.DataFrame, threshold: float) -> Figure:
     axis.plot(curve["coverage"], curve["accuracy"], drawstyle="steps-post")
     all_of_them = curve[["coverage", "accuracy"]].iloc[-1]
     axis.plot(*all_of_them, "o", color=RIGHT, label="all answered")
-    title = f"No image has a confidence of {threshold:.0%} or more: none is answered"
+    title = f"No image has a confidence of {threshold:g} or more: none is answered"
     if len(answered := curve[curve["threshold"] >= threshold]):
         at = answered.iloc[-1]
         axis.plot(
             at["coverage"], at["accuracy"], "o", color=WRONG, markersize=9, label="the threshold"
         )
         title = (
-            f"Answered at a confidence of {threshold:.0%} or more: {at['coverage']:.0%} of images\n"
+            f"Answered at a confidence of {threshold:g} or more: {at['coverage']:.0%} of images\n"
             f"{at['accuracy']:.1%} of them right, {at['errors']:.0f} wrong"
         )
     axis.set(xlim=(0, 1.02), xlabel="answered (share of the images)", title=title)

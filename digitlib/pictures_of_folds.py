@@ -94,7 +94,7 @@ def sure_figure(answers: Mapping[str, pd.DataFrame], threshold: float) -> Figure
     fig, axis = plt.subplots(figsize=(0.8 * WIDTH, 3.8))
     sure = {name: (table["confidence"] >= threshold).mean() for name, table in known.items()}
     of = ", ".join(f"{share:.0%} of {name}" for name, share in sure.items())
-    axis.set_title(f"Sure from {threshold:.4f}: {of}" if threshold <= 1 else "No threshold is safe")
+    axis.set_title(f"Sure from {threshold:.9g}: {of}" if threshold <= 1 else "No threshold is safe")
     for name, colour in zip(answers, (RIGHT, ACCENT, WRONG), strict=True):
         if name in known:
             table = known[name].sort_values("confidence", ascending=False)

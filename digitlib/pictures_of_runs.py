@@ -40,7 +40,7 @@ def as_read(scores: pd.DataFrame) -> pd.DataFrame:
 def differences(comparisons: pd.DataFrame, run: str) -> Figure:
     """A line a system: accuracy of ``run`` minus its accuracy, with the 95 % interval over classes.
 
-    Blue: the interval lies right of 0, ``run`` is better; orange: left; grey: it holds 0.
+    Blue: ``run`` is better, orange: worse; grey: by the test over classes that may be chance.
     """
     n = len(comparisons)
     if not n:
@@ -48,7 +48,8 @@ def differences(comparisons: pd.DataFrame, run: str) -> Figure:
     fig, axis = plt.subplots(figsize=(WIDTH, 0.42 * n + 1.3))
     for y, row in enumerate(comparisons.to_dict("records")):
         low, high = row["difference_low"], row["difference_high"]
-        colour = RIGHT if low > 0 else WRONG if high < 0 else NEUTRAL
+        colour = RIGHT if row["difference"] > 0 else WRONG
+        colour = colour if row["sign_flip_p"] < 0.05 else NEUTRAL
         axis.plot([low, high], [y, y], color=colour, lw=2)
         axis.plot(row["difference"], y, "o", color=colour, ms=8)
         text = f"right alone: {row['only_run']}, the other alone: {row['only_other']}\n"

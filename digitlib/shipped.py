@@ -4,7 +4,6 @@ In: `.keras` files that hold a card, as JSON. Out: the card, checked; no network
 """
 
 import json
-import math
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -103,14 +102,14 @@ def sure_from(about: Mapping[str, str]) -> float | None:
 
 def _sure(folds: Mapping[str, Any]) -> dict[str, str]:
     """The line of a card that the numbers of 08_folds give; none where no confidence is safe."""
-    if not folds.get("coverage_of_thirds") or "sure_of" not in folds:
+    confidence = folds.get("sure_from")
+    if confidence is None or confidence > 1:
         return {}
-    confidence = math.ceil(folds["threshold_of_thirds"] * 1e6) / 1e6
     shares = [
         f"{n / every:.1%} of {name}" for name, (n, every) in folds["sure_of"].items() if every
     ]
     text = (
-        f"{confidence:.6f} (held out, in any pen, size and slant, {', '.join(shares)} reach it; "
+        f"{confidence:.9g} (held out, in any pen, size and slant, {', '.join(shares)} reach it; "
         "none of those by hands that it knew was labelled wrong)"
     )
     return {SURE: text}

@@ -3,7 +3,7 @@
 In: test images. Out: test images of the same hand on another day, and controls that must fail.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -117,24 +117,17 @@ VARIANTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # of (h, w) uint8 i
 }
 
 
-def whole(pages: list[Page], changes: Sequence[str] = tuple(VARIANTS)) -> Images:
-    """``pages`` in the ``changes`` of VARIANTS, one after the other."""
-    for name in changes:
-        yield (name, "whole"), [replace(page, image=VARIANTS[name](page.image)) for page in pages]
-
-
-def whole_and_thirds(pages: list[Page], changes: Sequence[str] = (HELD_OUT,)) -> Images:
-    """``pages`` as they are, or in the ``changes`` of VARIANTS, and each in three bands.
-
-    Of the three, those that are `written`.
-    """
-    for (name, _), changed in whole(pages, changes):
-        yield (name, "whole"), changed
-        yield (name, "third"), [third for page in changed for third in written(parts(page, 3))]
+def whole(pages: list[Page]) -> Images:
+    """``pages`` in all VARIANTS, one after the other."""
+    for name, change in VARIANTS.items():
+        yield (name, "whole"), [replace(page, image=change(page.image)) for page in pages]
 
 
 def perturbed(pages: list[Page]) -> Images:
-    """`whole_and_thirds` of all VARIANTS, and the two controls, with the first page's writing."""
-    yield from whole_and_thirds(pages, tuple(VARIANTS))
+    """``pages`` in all VARIANTS, each whole and in those of its thirds that are `written`; and the
+    two controls, with the first page's writing."""
+    for (name, _), changed in whole(pages):
+        yield (name, "whole"), changed
+        yield (name, "third"), [third for page in changed for third in written(parts(page, 3))]
     yield (ERASED, "whole"), [without_writing(page) for page in pages]
     yield (OTHER, "whole"), [with_other_writing(page, pages[0]) for page in pages]

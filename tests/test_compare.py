@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from digitlib import Problem, compare, evaluate, model, pictures_of_runs
+from digitlib import Problem, compare, evaluate, model, parameters, pictures, pictures_of_runs
 from digitlib.dataset import Dataset, Page
 
 NAMES = ["a_1.png", "a_2.png", "b_1.png", "b_2.png"]
@@ -91,6 +91,39 @@ def test_less_text_to_learn_from(home, dataset):
     ]
     axis = pictures_of_runs.accuracy_by_training_text(table).axes[0]
     assert [tick.get_text() for tick in axis.get_xticklabels()] == ["10%", "30%", "50%", "100%"]
+
+
+def test_a_profile_is_read_as_report_reads_it(home, dataset, monkeypatch):
+    """YAML takes 2e-5 for text; and of a profile that is none, the run counts as left out alone."""
+    profiles = home / "notebooks" / "profiles"
+    profiles.mkdir(parents=True)
+    monkeypatch.setattr(compare, "NOTEBOOKS", home / "notebooks")
+    monkeypatch.setattr(parameters, "NOTEBOOKS", home / "notebooks")
+    (profiles / "small.yaml").write_text("TUNE_RATE: 2e-5\nMANY_PATCHES: 9\n")
+    (profiles / "wrong.yaml").write_text("TUNE_RATE: fast\n")
+    for name in "small", "wrong":
+        write(home / "reports" / name, "aabb")
+        own = json.dumps({"profile": name, "parameters": {"TUNE_RATE": 2e-5, "BLUR": 5}})
+        (home / "reports" / name / "run.json").write_text(own)
+    systems = compare.gather(home / "reports", dataset, "small")
+    assert systems.learnt_from == {"small": ("small, BLUR=5", 1.0)}
+    assert list(systems.results) == ["small"] and "TUNE_RATE must be a number" in systems.skipped[0]
+
+
+@pytest.mark.parametrize(
+    ("n_better", "colour"),
+    [(5, "NEUTRAL"), (6, "RIGHT"), (-5, "NEUTRAL"), (-6, "WRONG"), (0, "NEUTRAL")],
+)
+def test_a_difference_has_a_colour_where_it_is_more_than_chance(n_better, colour):
+    """Signs of five classes are alike by chance once in 16, of six once in 32."""
+    names = [f"{i:02}" for i in range(70)]
+    right = pd.DataFrame({"filename": names, "actual": names, "predicted": names})
+    worse = right.assign(predicted=["x"] * abs(n_better) + names[abs(n_better) :])
+    one, other = (right, worse) if n_better > 0 else (worse, right)
+    systems = compare.Systems({"one": one, "other": other}, {}, [], {})
+    axis = pictures_of_runs.differences(compare.comparisons(systems, "one"), "one").axes[0]
+    [dot] = [line for line in axis.get_lines() if line.get_marker() == "o"]
+    assert dot.get_color() == getattr(pictures, colour)
 
 
 @pytest.mark.parametrize(
@@ -257,10 +290,18 @@ def test_pieces_tile_the_image(height, width, n, seed):
     assert {part.label for part in cut} == {"a"} and cut[0].path.parent == Path("x")
 
 
-@pytest.mark.parametrize("n", [0, 4, -1, 12])
-def test_pieces_of_another_number(n):
-    with pytest.raises(Problem, match="PARTS must be of 1, 2, 3, 6"):
-        compare.pieces(page("a_1.png"), n)
+@pytest.mark.parametrize(
+    ("text", "counts"),
+    [("1 2 3 6", [1, 2, 3, 6]), ("3", [3]), ("2,1 2", [1, 2]), (" 6, 1 ", [1, 6])],
+)
+def test_counts_of_pieces(text, counts):
+    assert compare.counts_of_pieces(text) == counts
+
+
+@pytest.mark.parametrize("text", ["", "0", "4", "1 -1", "12", "1 x", "1.5"])
+def test_counts_that_are_none(text):
+    with pytest.raises(Problem, match="PARTS must be one or more of 1, 2, 3, 6"):
+        compare.counts_of_pieces(text)
 
 
 def test_less_text(home, digits, tiny):
@@ -268,7 +309,7 @@ def test_less_text(home, digits, tiny):
     folder = home / "reports" / "one"
     network = model.build(len(digits.classes), tiny).whole
     model.save(network, digits.classes, tiny, folder / "model.keras")
-    table = compare.by_text(["one", "one"], digits, [3, 1], seed=1)
+    table = compare.by_text(["one", "one"], digits, [1, 3], seed=1)
     n = len(digits.test)
     assert table["system"].tolist() == ["one", "one"]  # a run twice is read once
     assert table["parts"].tolist() == [1, 3] and table["n"].tolist() == [n, 3 * n]
@@ -277,7 +318,7 @@ def test_less_text(home, digits, tiny):
     told = [{"parts": n, "n": n * 2, "n_correct": n} for n in (1, 2)]
     recorded = {"06_baselines": {"numbers": {"by_text": told}}}
     (folder / "metrics.json").write_text(json.dumps({"notebooks": recorded}), "utf-8")
-    both = compare.by_text(["one"], digits, [3, 1], seed=1)
+    both = compare.by_text(["one"], digits, [1, 3], seed=1)
     assert both["system"].tolist() == ["one", "one", "one baseline"]
     assert both["parts"].tolist() == [1, 3, 1] and both["n_correct"].tolist()[2] == 1
     with pytest.raises(Problem, match="no such model"):

@@ -16,6 +16,7 @@ from scipy.stats import binom
 
 from digitlib import Problem, pictures
 from digitlib import evaluate as ev
+from digitlib.results import result_rows
 
 CLASSES = ["a", "b", "c"]
 NEEDS_REFERENCE = pytest.mark.skipif(
@@ -43,12 +44,16 @@ def probabilities(predicted: str, classes=CLASSES, top=0.8) -> np.ndarray:
     return np.array([[top if c == p else rest for c in classes] for p in predicted])
 
 
+def table_of(*of, **columns) -> pd.DataFrame:
+    return pd.DataFrame(result_rows(*of, **columns))
+
+
 # --- the result table -------------------------------------------------------------------------
 
 
 def test_result_table_columns_and_values():
     given_ = [[0.1, 0.7, 0.2], [0.25, 0.25, 0.5]]
-    got = ev.result_table(["x.png", "y.png"], ["b", "z"], given_, CLASSES, n_patches=[35, 70])
+    got = table_of(["x.png", "y.png"], ["b", "z"], given_, CLASSES, n_patches=[35, 70])
     assert list(got) == ["filename", "actual", "predicted", "confidence", "n_patches", "top5"]
     assert got.iloc[0].tolist() == ["x.png", "b", "b", 0.7, 35, "b c a"]
     assert got.iloc[1].tolist() == ["y.png", "z", "c", 0.5, 70, "c a b"]  # a, b tie: class order
@@ -64,7 +69,7 @@ def test_result_table_columns_and_values():
     ],
 )
 def test_prediction_and_ties(row, predicted, confidence, top5):
-    got = ev.result_table(["x"], ["a"], [row], list("abcdef")).iloc[0]
+    got = table_of(["x"], ["a"], [row], list("abcdef")).iloc[0]
     assert (got.predicted, got.confidence, got.top5) == (predicted, confidence, top5)
 
 
@@ -84,7 +89,7 @@ def test_prediction_and_ties(row, predicted, confidence, top5):
 )
 def test_result_table_refuses(names, actual, rows, message):
     with pytest.raises(Problem, match=message):
-        ev.result_table(names, actual, rows, CLASSES)
+        table_of(names, actual, rows, CLASSES)
 
 
 # --- result.csv -------------------------------------------------------------------------------
@@ -92,7 +97,7 @@ def test_result_table_refuses(names, actual, rows, message):
 
 def test_result_csv_is_the_originals_format_first(tmp_path):
     path = tmp_path / "run" / "result.csv"
-    rows = ev.result_table(["01_1.png"], ["01"], [[0.75, 0.25]], ["01", "02"], seconds=[0.5])
+    rows = table_of(["01_1.png"], ["01"], [[0.75, 0.25]], ["01", "02"], seconds=[0.5])
     ev.write_result_csv(rows[["seconds", *rows.columns.drop("seconds")]], path)
     assert path.read_bytes() == (
         b"filename,actual,predicted,seconds,confidence,top5\n01_1.png,01,01,0.5,0.75,01 02\n"
@@ -137,7 +142,7 @@ def test_other_tables_are_written_likewise(tmp_path):
 )
 def test_no_cell_is_a_formula(name, cell, tmp_path):
     label = name.split("_")[0]
-    ev.write_result_csv(ev.result_table([name], [label], [[1]], [label]), tmp_path / "r.csv")
+    ev.write_result_csv(table_of([name], [label], [[1]], [label]), tmp_path / "r.csv")
     with open(tmp_path / "r.csv", newline="", encoding="utf-8") as file:
         row = next(csv.DictReader(file))
     assert row["filename"] == cell
@@ -149,7 +154,7 @@ def test_no_cell_is_a_formula(name, cell, tmp_path):
 def test_result_csv_round_trip(tmp_path_factory, names, top):
     path = tmp_path_factory.mktemp("csv") / "r.csv"
     rows = np.array([[top, 1 - top]] * len(names), np.float32)
-    result = ev.result_table(names, names, rows, ["NA", "="])
+    result = table_of(names, names, rows, ["NA", "="])
     ev.write_result_csv(result, path)
     back = ev.read_result_csv(path)
     assert np.array_equal(back.confidence.astype(np.float32), rows[:, 0])
@@ -206,6 +211,13 @@ def test_wilson_interval(n_correct, n, low, high):
 def test_accuracy_interval(correct, groups, expected):
     got = ev.accuracy_interval(np.array(correct, bool), list(groups), seed=1)
     assert got == pytest.approx(expected, abs=5e-5)
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_accuracy_interval_holds_the_accuracy_to_the_last_bit(right):
+    for n in range(2, 100):  # Wilson's end for 7 of 7 is 1 less a rounding, for 20 of 20, too
+        low, high = ev.accuracy_interval(np.full(n, right), list(range(n)), seed=1)
+        assert (high if right else low) == right
 
 
 def test_accuracy_interval_is_binomial_where_each_class_has_one_strip():
@@ -273,21 +285,21 @@ def test_scores(actual, predicted, n_correct, macro_f1, top5):
     assert got["accuracy_low"] <= got["accuracy"] <= got["accuracy_high"]
     assert list(json.loads(json.dumps(got, allow_nan=False))) == [
         *["n", "n_correct", "accuracy", "accuracy_low", "accuracy_high"],
-        *["wilson_low", "wilson_high", "macro_f1", "top5"],
+        *["macro_f1", "wilson_low", "wilson_high", "top5"],
     ]
 
 
 def test_top5_of_equally_likely_classes_is_five_of_them():
     classes = list("abcdefghij")
     rows = np.full((10, 10), 0.1)
-    result = ev.result_table(classes, classes, rows, classes)
+    result = table_of(classes, classes, rows, classes)
     got = ev.scores(result, rows, classes)
     assert (got["accuracy"], got["top5"]) == (0.1, 0.5)
 
 
 def test_a_classifier_with_one_class():
     rows = np.ones((2, 1))
-    got = ev.scores(ev.result_table(["x", "y"], ["a", "a"], rows, ["a"]), rows, ["a"])
+    got = ev.scores(table_of(["x", "y"], ["a", "a"], rows, ["a"]), rows, ["a"])
     assert (got["accuracy"], got["accuracy_low"], got["macro_f1"], got["top5"]) == (1, 0, 1, 1)
 
 

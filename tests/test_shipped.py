@@ -4,6 +4,7 @@ In: the models in digitlib/weights. Out: cards, paths, labels.
 """
 
 import json
+import math
 import tracemalloc
 import zipfile
 from dataclasses import asdict, replace
@@ -142,23 +143,21 @@ def test_a_shipped_model_reads_the_hands_that_it_learnt(path, reference):
 
 
 @pytest.mark.parametrize(
-    ("threshold", "coverage", "sure"),
+    ("threshold", "sure"),
     [
-        (0.9876543, 0.9, 0.987655),  # rounded up, so that it stays safe
-        (0.99999999, 0.1, 1.0),
-        (None, 0.0, None),  # the surest answer was wrong
+        (0.987654321, 0.987654321),  # to the last digit that result.csv has
+        (1.0, 1.0),
+        (None, None),  # as JSON has infinity: the surest answer was wrong
     ],
 )
-def test_a_run_is_shipped_with_what_its_folds_found(
-    threshold, coverage, sure, home, tiny, monkeypatch
-):
+def test_a_run_is_shipped_with_what_its_folds_found(threshold, sure, home, tiny, monkeypatch):
     run = digitlib.REPORTS / "mine"
     network = model.build(3, tiny).whole
     own = model.save(network, ["a", "b", "c"], tiny, run / "model.keras")
     row = {"right": 9, "images": 9, "accuracy": 1.0, "low": 0.7, "high": 1.0}
     variants = [row | {"part": "whole"}, row | {"part": "third", "right": 8}]
     found = {"folds": 3, "folds_run": 1, "variants": variants}
-    found |= {"threshold_of_thirds": threshold, "coverage_of_thirds": coverage}
+    found["sure_from"] = threshold
     found["sure_of"] = {"whole bands": [9, 9], "thirds of them": [6, 8], "strangers' bands": [0, 0]}
     training = {"numbers": {"seconds": {"all": 60}}, "parameters": {"weights": "none"}}
     notebooks = {"03_training": training | {"device": "cpu:0"}, "08_folds": {"numbers": found}}
@@ -191,7 +190,7 @@ def test_folds_of_another_recipe_go_onto_no_card(home, tiny):
 def test_what_folds_found_goes_onto_the_card_of_the_runs_model(home, tiny):
     run = digitlib.REPORTS / "mine"
     counts = {"whole bands": [3, 3], "thirds of them": [3, 6], "strangers' bands": [1, 100]}
-    found = {"threshold_of_thirds": 0.9, "coverage_of_thirds": 0.5, "sure_of": counts}
+    found = {"sure_from": 0.9, "sure_of": counts}
     assert "no model yet" in shipped.mark_sure("mine", found, tiny)
     run.mkdir(parents=True)
     (run / "model.keras").write_bytes(b"")
@@ -207,7 +206,7 @@ def test_what_folds_found_goes_onto_the_card_of_the_runs_model(home, tiny):
     for other in replace(tiny, dropout=0.3), replace(tiny, weights="imagenet"):
         assert "another recipe" in shipped.mark_sure("mine", found | {"sure_of": {}}, other)
     assert shipped.sure_from(shipped.read_card(own)[2]) == 0.9
-    none = {"threshold_of_thirds": None, "coverage_of_thirds": 0.0, "sure_of": counts}
+    none = {"sure_from": math.inf, "sure_of": counts}
     assert "no confidence is safe" in shipped.mark_sure("mine", none, tiny)
     assert shipped.sure_from(shipped.read_card(own)[2]) is None
 
