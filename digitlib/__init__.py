@@ -18,6 +18,9 @@ __version__ = "0.1.0"
 # TensorFlow's start-up banner drowns what a reader came for; set TF_CPP_MIN_LOG_LEVEL to see it.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+for name in "DIGITLIB_HOME", "DIGITLIB_REFERENCE":  # notebooks run in a folder of their own
+    if os.environ.get(name):
+        os.environ[name] = os.path.abspath(os.environ[name])
 ROOT = Path(os.environ.get("DIGITLIB_HOME", Path(__file__).resolve().parent.parent))
 DATA = ROOT / "data"
 REPORTS = ROOT / "reports"

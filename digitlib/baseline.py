@@ -20,7 +20,7 @@ from digitlib.dataset import Dataset, Page, Shelf
 from digitlib.folds import Label
 from digitlib.results import result_rows, softmax
 from digitlib.settings import Settings
-from digitlib.strips import enhance, first_lines, network_input, strip_tops
+from digitlib.strips import at_scale, enhance, first_lines, ink, strip_tops
 
 LARGEST = 20.0  # px of the page: wider keypoints are gaps between words or lines, not strokes
 BORDER = 5  # px of the input: a keypoint in the bend of a stroke lies beside the ink
@@ -34,7 +34,7 @@ def keypoints(image: np.ndarray, settings: Settings) -> tuple[np.ndarray, np.nda
     to 1 each: `vlad.Vlad` takes their square roots, which makes them RootSIFT. SIFT: Lowe 2004.
     """
     scan = enhance(image, replace(settings, fit_height=False))
-    grey, writing = network_input(scan, settings)
+    grey, writing = at_scale(scan, ink(scan), settings.scale)
     near = cv2.dilate(writing, np.ones((BORDER, BORDER), np.uint8))
     found, descriptors = cv2.SIFT_create().detectAndCompute(grey, near)
     places = np.array([(*point.pt, point.size) for point in found], np.float32).reshape(-1, 3)

@@ -4,11 +4,7 @@ In: a seed and the number of a step. Out: a batch of small pictures with three a
 processes draw it; this module stays clear of Keras, so that they start in a second.
 """
 
-import os
-import threading
-from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
-from multiprocessing import get_context, parent_process
 
 import cv2
 import numpy as np
@@ -27,12 +23,12 @@ def hand_of(seed: int, number: int) -> Hand:
 
 
 def crops_of_a_hand(
-    hand: Hand, rng: np.random.Generator, n: int = CROPS_PER_HAND, size: int = 64
+    hand: Hand, rng: np.random.Generator, size: int
 ) -> tuple[np.ndarray, list[str], list[str]]:
-    """Draw two short lines of words or of numbers, and cut ``n`` crops centred on characters.
+    """Draw two short lines of words or of numbers, and cut crops centred on characters.
 
-    Returns (n, size, size) uint8, the character at each centre and its right neighbour (" ": none).
-    Each crop is turned, scaled and shifted a little.
+    Returns (CROPS_PER_HAND, size, size) uint8, the character at each centre and its right neighbour
+    (" ": none). Each crop is turned, scaled and shifted a little.
     """
     paper, placed = Paper(LINES * PITCH, LINE, rng), []
     numbers = rng.random() < 0.25
@@ -53,6 +49,7 @@ def crops_of_a_hand(
     page = paper.scan()
     if rng.random() < 0.5:  # as strips are enhanced, or as scanned
         page = cv2.GaussianBlur(page, (3, 3), 0)
+    n = CROPS_PER_HAND
     chosen = [placed[k] for k in rng.choice(len(placed), n, replace=len(placed) < n)]
     crops = np.empty((n, size, size), np.uint8)
     for i, (_, _, *centre) in enumerate(chosen):
@@ -86,22 +83,10 @@ def draw_batch(
     rng = np.random.default_rng([BATCH, seed, 2, step])
     crops, hand, character, neighbour = [], [], [], []
     for number in hands_of_step(step, hands, batch_size // CROPS_PER_HAND, seed):
-        images, letters, rights = crops_of_a_hand(hand_of(seed, int(number)), rng, size=size)
+        images, letters, rights = crops_of_a_hand(hand_of(seed, int(number)), rng, size)
         crops.append(images)
         hand += [number] * len(images)
         character += [CHARACTERS.index(c) for c in letters]
         neighbour += [(CHARACTERS + " ").index(c) for c in rights]
     answers = {"hand": hand, "character": character, "neighbour": neighbour}
     return np.concatenate(crops)[..., None], {k: np.array(v, np.int32) for k, v in answers.items()}
-
-
-def _start_worker() -> None:
-    """One thread, and gone with the parent, also when that is killed."""
-    cv2.setNumThreads(1)
-    parent = parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
-
-
-def processes(workers: int) -> ProcessPoolExecutor:
-    """``workers`` processes that draw; spawned, as on every system."""
-    return ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_worker)

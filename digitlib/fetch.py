@@ -107,6 +107,8 @@ def _reason(error: Exception) -> str:
         return f"the server answered {error.response.status_code}"
     if isinstance(error, requests.Timeout) or "timed out" in str(error):
         return "the server stalled"
+    if isinstance(error, requests.exceptions.SSLError):
+        return "its certificate is not trusted (a proxy's own? name that in REQUESTS_CA_BUNDLE)"
     if isinstance(error, requests.RequestException):
         return "no connection, or it broke off"
     if isinstance(error, ValueError):

@@ -9,13 +9,16 @@ all of them. One hand's letters differ from each other as its unsteadiness and t
 and where it mixes two allographs of a letter.
 """
 
+import os
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache, partial
 from importlib.resources import files
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 import cv2
@@ -300,17 +303,27 @@ def _pages(kind: str, seed: int, number: int, width: int) -> Iterator[tuple[str,
         else:
             tall = (2 * number + image) % TALL_EVERY == 0
             height = 2 * STRIP[0] if tall else STRIP[0]
-            name, shape = (
-                f"test/{label}_{image + 1}.png",
-                (height, STRIP[1] + int(rng.integers(-8, 31))),
-            )
+            name = f"test/{label}_{image + 1}.png"
+            shape = height, STRIP[1] + int(rng.integers(-8, 31))
             first = rng.uniform(55, PITCH)  # a strip is cut without regard for the lines
         yield name, _sheet((seed, number, image), shape, first, writing)
 
 
+def _start_worker() -> None:
+    """One thread; gone with the parent, also when that is killed, and not before: not by Ctrl-C."""
+    cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+def processes(workers: int) -> ProcessPoolExecutor:
+    """``workers`` processes that draw; spawned, as on every system."""
+    return ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_worker)
+
+
 def _write_class(number: int, kind: str, seed: int, folder: Path, width: int) -> None:
     """Draw and save one class (in a worker process)."""
-    cv2.setNumThreads(1)
     for name, image in _pages(kind, seed, number, width):
         # cv2.imwrite does not know all of Windows' file names.
         (folder / name).write_bytes(cv2.imencode(".png", image, [cv2.IMWRITE_PNG_BILEVEL, 1])[1])
@@ -334,20 +347,17 @@ def write_dataset(kind: str, folder: Path, classes: int = 70, seed: int = 1) -> 
     if not 0 <= seed < 2**32:
         raise Problem(f"the seed must be 0 to {2**32 - 1}, not {seed}")
     folder = Path(folder)
+    if folder.resolve() == Path.cwd():
+        raise Problem(f"{folder}: is the folder that you are in; name a new one")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise Problem(f"{folder}: is there already, and not empty; delete it or name another")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".partial-") as aside:
         for part in "train", "test":
             (Path(aside) / "data" / part).mkdir(parents=True)
-        work = partial(
-            _write_class,
-            kind=kind,
-            seed=seed,
-            folder=Path(aside) / "data",
-            width=max(2, len(str(classes))),
-        )
-        with ProcessPoolExecutor(min(cores(), 60), get_context("spawn")) as pool:  # Windows' most
+        how = {"kind": kind, "seed": seed, "folder": Path(aside) / "data"}
+        work = partial(_write_class, **how, width=max(2, len(str(classes))))
+        with processes(min(cores(), 60)) as pool:  # Windows' most
             done = pool.map(work, range(1, classes + 1), chunksize=2)
             bar = {"total": classes, "desc": f"writing {kind}", "unit": "class"}
             for _ in progress_bar(done, **bar):

@@ -5,7 +5,6 @@ to tell of a small crop whose hand it is, which character it shows, and which on
 """
 
 import contextlib
-import shutil
 from concurrent.futures import Executor
 from pathlib import Path
 
@@ -14,9 +13,10 @@ import keras
 import numpy as np
 
 from digitlib import Problem, model, progress_bar, whole_file, write_json
-from digitlib.crops import CROPS_PER_HAND, draw_batch, processes
-from digitlib.handwriting import CHARACTERS, VERSION
+from digitlib.crops import CROPS_PER_HAND, draw_batch
+from digitlib.handwriting import CHARACTERS, VERSION, processes
 from digitlib.pages import read_json
+from digitlib.settings import RANGES
 
 SIZE = 64  # px the network sees: half the page's resolution
 TARGETS = {"hand": 1.0, "character": 1.0, "neighbour": 0.5}  # weights of the three losses
@@ -92,22 +92,21 @@ def pretrain(
     out = Path(out)
     if not out.name.endswith(".weights.h5"):
         raise Problem(f"{out}: the name of a weights file must end in .weights.h5")
-    for wrong, complaint in (
-        (hands < 2, f"hands must be 2 or more, not {hands}"),
-        (steps < 1, f"steps must be 1 or more, not {steps}"),
-        (
-            batch_size < CROPS_PER_HAND or batch_size % CROPS_PER_HAND,
-            f"batch_size must be a multiple of {CROPS_PER_HAND}, the crops of a hand, "
-            f"not {batch_size}",
-        ),
-        (not 0 < width <= 4, f"width must be above 0 and at most 4, not {width}"),
-        (not 0 < rate < 1, f"rate must be above 0 and below 1, not {rate}"),
-        (not 32 <= size <= 1024, f"size must be 32 to 1024 px, not {size}"),
-        (not 0 <= workers <= 60, f"workers must be 0 to 60, not {workers}"),
-        (not 0 <= seed < 2**32, f"seed must be 0 to {2**32 - 1}, not {seed}"),
+    for name, value, (low, high) in (
+        ("hands", hands, (2, 10**6)),
+        ("steps", steps, (1, 10**9)),
+        ("batch_size", batch_size, (CROPS_PER_HAND, 2**16)),
+        ("width", width, RANGES["width"]),
+        ("rate", rate, (1e-9, 1)),
+        ("size", size, (32, 1024)),
+        ("workers", workers, (0, 60)),
+        ("seed", seed, RANGES["seed"]),
     ):
-        if wrong:
-            raise Problem(complaint)
+        if not low <= value <= high:
+            raise Problem(f"{name} must be from {low} to {high}, not {value}")
+    if batch_size % CROPS_PER_HAND:
+        crops = f"a multiple of {CROPS_PER_HAND}, the crops of a hand"
+        raise Problem(f"batch_size must be {crops}, not {batch_size}")
     cv2.setNumThreads(1)
     model.keep_memory()
     backbone, network = _network(hands, width, size)
@@ -148,5 +147,8 @@ def pretrain(
                     old.unlink()
     with whole_file(out) as aside:
         backbone.save_weights(aside)
-    shutil.rmtree(folder)
+    state.unlink()
+    (folder / f"step{done}.weights.h5").unlink()
+    with contextlib.suppress(OSError):  # something of somebody else's is in it
+        folder.rmdir()
     return out

@@ -193,11 +193,6 @@ def ink(image: np.ndarray) -> np.ndarray:
     return dark.view(bool)
 
 
-def network_input(image: np.ndarray, settings: Settings) -> np.ndarray:
-    """(h, w) uint8 strip -> (2, h', w') uint8: it and its ink, 0 to 255, at the network's scale."""
-    return _at_scale(image, ink(image), settings.scale)
-
-
 def network_inputs(image: np.ndarray, settings: Settings) -> list[np.ndarray]:
     """What a network of whole strips sees of one, (h, w) uint8, as batches of one.
 
@@ -206,7 +201,7 @@ def network_inputs(image: np.ndarray, settings: Settings) -> list[np.ndarray]:
     """
     writing, found = ink(image), []
     for scale in settings.scales:
-        grey, own = _at_scale(image, writing, scale)
+        grey, own = at_scale(image, writing, scale)
         found += [grey[None, ..., None], *(on_ink(own, step)[None] for step in settings.strides)]
     return found
 
@@ -221,7 +216,8 @@ def on_ink(writing: np.ndarray, stride: int) -> np.ndarray:
     return (share > 255 * LEAST_INK).view(np.uint8)
 
 
-def _at_scale(image: np.ndarray, writing: np.ndarray, scale: float) -> np.ndarray:
+def at_scale(image: np.ndarray, writing: np.ndarray, scale: float) -> np.ndarray:
+    """(h, w) uint8 strip and its ink, bool -> (2, h', w') uint8: both, 0 to 255, at ``scale``."""
     layers = image, writing.view(np.uint8) * np.uint8(255)
     whole = round(1 / scale)
     if whole * scale == 1:  # means of whole pixels: faster

@@ -17,6 +17,7 @@ from digitlib.strips import PAPER, RULED_LINE, ink
 HELD_OUT = "as held out"  # the variant of a band in which nothing is changed
 CONTROLS = ERASED, OTHER = "writing erased", "other writing"
 PEN_SIGMA = 1.0  # px: blur that turns a step of the pen's edge into a slope
+LEAST_CONTRAST = 24  # grey levels between ink and paper, means: paper's own grain has less
 LEAST_WRITTEN = 0.1  # of an equal share of the ink: less is no line, but tails of the one above
 Images = Iterator[tuple[tuple[str, str], list[Page]]]  # (variant, whole or third), its images
 
@@ -43,9 +44,18 @@ def parts(page: Page, n: int, axis: int = 0) -> list[Page]:
 def written(pieces: list[Page]) -> list[Page]:
     """Those of one page's ``pieces`` on which something is written; all, if nothing is anywhere.
 
-    Some pages end with blank lines, and nobody could say whose these are.
+    Some pages end with blank lines, and nobody could say whose these are. (On grey paper alone
+    there is no ink either, though half of its grain is darker than the other half.)
     """
-    inks = np.array([ink(piece.image).sum() for piece in pieces])
+
+    def inked(image: np.ndarray) -> int:
+        """Pixels of ink (h, w), if it stands out from what is around it."""
+        writing = ink(image)
+        if not writing.any() or image[~writing].mean() - image[writing].mean() < LEAST_CONTRAST:
+            return 0
+        return int(writing.sum())
+
+    inks = np.array([inked(piece.image) for piece in pieces])
     least = LEAST_WRITTEN * inks.mean()
     return [piece for piece, n in zip(pieces, inks, strict=True) if n >= least]
 
@@ -53,13 +63,17 @@ def written(pieces: list[Page]) -> list[Page]:
 def pen(image: np.ndarray, width: float) -> np.ndarray:
     """The (h, w) uint8 scan as a pen ``width`` px wider (or, below 0, narrower) would have made it.
 
-    Each edge of a stroke moves by half of it; the result has two grey levels.
+    Each edge of a stroke moves by half of it; the result has two grey levels, the means of what
+    Otsu's threshold calls dark and of the rest.
     """
-    if not width:
+    if not width or image.min() == image.max():
         return image
-    slope = 255 / np.sqrt(2 * np.pi) / PEN_SIGMA  # grey levels a px, at the edge of a wide stroke
+    dark = cv2.threshold(image, 0, 1, cv2.THRESH_BINARY_INV | cv2.THRESH_OTSU)[1].view(bool)
+    black, white = image[dark].mean(), image[~dark].mean()
+    slope = (white - black) / np.sqrt(2 * np.pi) / PEN_SIGMA  # a px, at the edge of a wide stroke
     soft = cv2.GaussianBlur(image, (0, 0), PEN_SIGMA)
-    return np.where(soft < 127.5 + slope * width / 2, 0, PAPER).astype(np.uint8)
+    inked = soft < (black + white) / 2 + slope * width / 2
+    return np.rint(np.where(inked, black, white)).astype(np.uint8)
 
 
 def resized(image: np.ndarray, size: float = 1.0, slant: float = 0.0) -> np.ndarray:

@@ -286,6 +286,7 @@ def test_inverted_scans(tmp_path, scan, expected):
         ("0\n1_1.png", ""),  # control character
         ("0\\1_1.png", ""),  # another system's path separator
         ("e\u0301_1.png", "\u00e9"),  # macOS writes two code points, other systems one
+        ("a_Screenshot 3.04\u202fPM.png", "a"),  # as macOS names them
         (os.fsdecode(b"\xff_1.png"), ""),  # bytes that are no text cannot go into a table
     ],
 )
@@ -363,6 +364,10 @@ def same_bytes(folder: Path) -> None:
         (lambda f: put(f / "test/c_1.png", 90), ["c_1.png: no page in train/ has this label"]),
         (lambda f: (f / "test/a_2.png").write_bytes(b""), ["a_2.png: is empty"]),
         (same_bytes, ["a_9.png: the same bytes as ", "train/a_1.png"]),
+        (
+            lambda f: shutil.copy(f / "train/a_1.png", f / "train/b_2.png"),
+            ["b_2.png: the same bytes as ", "train/a_1.png"],
+        ),
         (lambda f: put(f / "train/a_\x1b[2J.png", 90), [r"a_\x1b[2J.png: the name does not fit"]),
     ],
 )

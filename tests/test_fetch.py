@@ -13,9 +13,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import requests
 
 from digitlib import Problem
-from digitlib.fetch import fetch_reference, missing_files, read_listing
+from digitlib.fetch import _reason, fetch_reference, missing_files, read_listing
 
 FILES = {
     f"{part}/0{i}_1.png": f"{part} {i} ".encode() * 50 for part in ("train", "test") for i in (1, 2)
@@ -213,3 +214,8 @@ def test_the_shipped_list_matches_the_real_scans():
     assert len(found) >= 140
     assert found.isdisjoint(missing_files(folder))
     assert found <= set(read_listing())
+
+
+def test_a_certificate_that_is_not_trusted_is_called_that():
+    assert "certificate is not trusted" in _reason(requests.exceptions.SSLError("…"))
+    assert "no connection" in _reason(requests.exceptions.ConnectionError("…"))

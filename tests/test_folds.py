@@ -238,6 +238,32 @@ def test_thirds_without_writing_do_not_count(ink_px, counted):
     assert variants.written(thirds) == [thirds[i] for i in counted]
 
 
+def test_a_blank_third_of_grey_paper_does_not_count_either():
+    """Otsu's threshold divides its grain; where there is writing, it finds that."""
+    image = np.where(written(300, range(20, 200, 90)) == 0, 110, 230)
+    grain = np.random.default_rng(1).normal(0, 2, image.shape)
+    thirds = variants.parts(page((image + grain).astype(np.uint8)), 3)
+    assert ink(thirds[2].image).mean() > 0.2
+    assert variants.written(thirds) == thirds[:2]
+
+
+@pytest.mark.parametrize("width", [-1.5, 1.5])
+@pytest.mark.parametrize(("black", "white"), [(150, 240), (110, 230), (30, 118), (0, 255)])
+def test_another_pen_writes_in_the_tones_of_the_page(black, white, width):
+    image = written(120, range(20, 100, 30))
+    tones = np.array([black] + [0] * 254 + [white], np.uint8)
+    made = variants.pen(tones[image], width)
+    assert set(np.unique(made)) == {black, white}
+    assert (made != tones[variants.pen(image, width)]).mean() < 0.002  # but for roundings
+    assert ((made == black).sum() > (image == 0).sum()) == (width > 0)
+
+
+@pytest.mark.parametrize("level", [0, 128, 255])
+def test_another_pen_changes_nothing_on_a_blank_page(level):
+    blank = np.full((30, 40), level, np.uint8)
+    assert np.array_equal(variants.pen(blank, 0.7), blank)
+
+
 def test_every_image_is_made_once_under_its_own_name():
     pages = [page(written(300, range(40, 280, 90)), label) for label in "ab"]
     images = dict(variants.perturbed(pages))

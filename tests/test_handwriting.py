@@ -125,6 +125,13 @@ def test_refused_before_anything_is_written(tmp_path, kind, classes, complaint):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_folder_that_one_is_in_is_refused_before_anything_is_drawn(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(handwriting, "processes", None)
+    with pytest.raises(Problem, match="is the folder that you are in"):
+        write_dataset("digits", Path("."), classes=3)
+
+
 class InThisProcess:
     """Stands in for the pool of processes, so that a patched function is the one that runs."""
 
@@ -153,7 +160,7 @@ def test_nothing_is_left_of_a_data_set_that_fails_half_way(
         drawn.extend(given["folder"].rglob("*.png"))
         cv2.imwrite(str(given["folder"] / f"train/{number}_1.png"), np.zeros((40, 40), np.uint8))
 
-    monkeypatch.setattr(handwriting, "ProcessPoolExecutor", InThisProcess)
+    monkeypatch.setattr(handwriting, "processes", InThisProcess)
     monkeypatch.setattr(handwriting, "_write_class", fails_at_the_second)
     with pytest.raises(type(failure)):
         write_dataset("digits", folder, classes=5)

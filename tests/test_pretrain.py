@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from digitlib import Problem, __main__, crops, pretrain
-from digitlib.handwriting import CHARACTERS, PRETRAINING, Hand
+from digitlib.handwriting import CHARACTERS, PRETRAINING, Hand, processes
 
 TINY = {"hands": 4, "steps": 4, "batch_size": 16, "width": 0.1, "checkpoint_every": 2, "workers": 0}
 
@@ -22,7 +22,7 @@ TINY = {"hands": 4, "steps": 4, "batch_size": 16, "width": 0.1, "checkpoint_ever
 def test_crops_are_centred_on_the_characters_that_they_are_said_to_show():
     for number in range(20):
         hand, rng = Hand((1, PRETRAINING, number)), np.random.default_rng([3, number])
-        images, characters, neighbours = crops.crops_of_a_hand(hand, rng, 8)
+        images, characters, neighbours = crops.crops_of_a_hand(hand, rng, 64)
         assert images.shape == (8, 64, 64) and images.dtype == np.uint8
         assert set(characters) <= set(CHARACTERS) and set(neighbours) <= set(CHARACTERS + " ")
         large = [c not in ".,ijl1" for c in characters]  # whose ink surely reaches the middle
@@ -33,8 +33,8 @@ def test_crops_are_centred_on_the_characters_that_they_are_said_to_show():
 def test_a_hand_too_wide_for_the_line_writes_a_character():
     hand = Hand((1, PRETRAINING, 3))  # not the one that `hand_of` keeps
     hand.x_height = 400.0
-    images, characters, _ = crops.crops_of_a_hand(hand, np.random.default_rng(1), 4)
-    assert images.shape == (4, 64, 64) and len(characters) == 4
+    images, characters, _ = crops.crops_of_a_hand(hand, np.random.default_rng(1), 64)
+    assert images.shape == (8, 64, 64) and len(characters) == 8
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_a_batch_has_eight_crops_of_a_hand_and_an_answer_for_each(batch_size, si
 def test_a_batch_is_the_same_in_whatever_process_it_is_drawn():
     given = {"hands": 4, "seed": 1, "batch_size": 16, "first": 5, "steps": 3}
     here = [pretrain.Crops(**given)[i] for i in range(3)]
-    with crops.processes(2) as pool:
+    with processes(2) as pool:
         there = pretrain.Crops(**given, pool=pool, workers=2)
         drawn = [there[i] for i in (2, 0, 1)]  # in another order
     for (one, answers), (other, same) in zip(here, [drawn[1], drawn[2], drawn[0]], strict=True):
@@ -141,6 +141,14 @@ def test_a_run_broken_off_goes_on_from_its_last_checkpoint(tmp_path, monkeypatch
         )  # to the same end; sums may be reordered
 
 
+def test_a_folder_for_checkpoints_keeps_what_is_somebody_elses(tmp_path):
+    notes = tmp_path / "x-checkpoint" / "notes.txt"
+    notes.parent.mkdir()
+    notes.write_text("mine")
+    pretrain.pretrain(tmp_path / "x.weights.h5", **TINY | {"steps": 1, "size": 32})
+    assert [path.name for path in notes.parent.iterdir()] == ["notes.txt"]
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -150,6 +158,7 @@ def test_a_run_broken_off_goes_on_from_its_last_checkpoint(tmp_path, monkeypatch
         {"steps": 0},
         {"hands": 1},  # nothing to tell apart
         {"width": 0.0},
+        {"width": 2.5},  # what no recipe takes
         {"rate": 0.0},
         {"rate": float("nan")},
         {"size": 16},  # less than MobileNetV2 takes

@@ -226,3 +226,13 @@ def test_who_may_read_a_file_is_the_user_s_choice(mask, tmp_path):
     finally:
         os.umask(before)
     assert (tmp_path / "a.json").stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_folders_that_the_environment_names_are_those_seen_from_where_one_is(tmp_path):
+    """Notebooks run in a folder of their own, from which a relative path would lead elsewhere."""
+    code = "import digitlib, os; print(digitlib.ROOT); print(os.environ['DIGITLIB_REFERENCE'])"
+    own = {"DIGITLIB_HOME": "home", "DIGITLIB_REFERENCE": "data/scans"}
+    how = {"cwd": tmp_path, "capture_output": True, "text": True, "check": True}
+    how["env"] = os.environ | own | {"PYTHONPATH": str(ROOT)}
+    said = subprocess.run([sys.executable, "-c", code], **how).stdout.splitlines()
+    assert [Path(line) for line in said] == [tmp_path / "home", tmp_path / "data" / "scans"]
