@@ -36,8 +36,8 @@ OPERATIONS = (
     "Select ShapeOf Sign Squeeze StridedSlice Subtract Transpose Unsqueeze"
 )
 SIZES_OF = {"f32": 4, "f16": 2, "i64": 8, "i32": 4, "i8": 1, "u8": 1, "boolean": 1}
-STRIDES = (0, 1, 2, 4, 8, 16, 32)  # of feature maps; 0: not known
-MOST_SIZES = 4  # of inputs that the graph is compiled for one by one
+MOST_SIZES = 4  # of inputs that the graph is compiled for one by one,
+LARGE = 2**20  # numbers in them: for larger ones it is not, as each keeps memory of its own
 
 Sizes = tuple[tuple[int, ...], ...]  # of the inputs
 ANY: Sizes = ()
@@ -157,8 +157,7 @@ def compiled(network: "keras.Model") -> "keras.Model | _Compiled":
 def members(graph: str) -> tuple[str, str, str]:
     """The parts of a model file that ``graph`` is: it, its weights, and what is known of it.
 
-    Of ONE_PASS that is ``stride``, of its feature map, px, and ``shift``, what its logits lack of
-    those patch by patch.
+    Of ONE_PASS that is ``shift``, what its logits lack of those patch by patch.
     """
     return f"{graph}.xml", f"{graph}.bin", f"{graph}.json"
 
@@ -246,8 +245,8 @@ class Engine:
     """A model's graph, compiled for this processor; may be called from several threads at once.
 
     ``streams``: how many calls run side by side; one call has all cores if it is 1. Compiled for
-    inputs of one size the graph is a tenth to a quarter faster than for any; so it is compiled anew
-    for each of the first `MOST_SIZES` sizes that come, and then once for all others.
+    inputs of one size the graph is faster than for any; so it is compiled anew for each of the
+    first `MOST_SIZES` sizes that come, and once for all others and for LARGE ones.
     """
 
     def __init__(
@@ -261,9 +260,6 @@ class Engine:
         core = _openvino().Core()
         try:
             network, about = _read(core, path, graph)
-            self.stride = about.get("stride", 0)
-            if self.stride not in STRIDES:
-                raise ValueError("its stride")
             shift = np.array(about.get("shift", []), np.float32)
             self.shift = shift if shift.size else np.zeros(1, np.float32)
             self.n_inputs = len(network.inputs)
@@ -291,7 +287,8 @@ class Engine:
         if sizes not in requests:
             with self.lock:  # others go on meanwhile with what they have
                 new = sizes not in self.compiled
-                at = ANY if new and len(self.compiled) >= MOST_SIZES else sizes
+                large = sum(map(math.prod, sizes)) > LARGE
+                at = ANY if new and (large or len(self.compiled) >= MOST_SIZES) else sizes
                 if at not in self.compiled:
                     network = self.network.clone()
                     if at:

@@ -23,7 +23,7 @@ import keras
 import numpy as np
 
 from digitlib import Problem, engine, vlad, whole_file
-from digitlib.settings import Settings, stride
+from digitlib.settings import Settings
 from digitlib.shipped import CARD, FOLDER, FORMAT, read_card
 
 # TensorFlow's remarks on a network made anew, as in every fold; in a notebook they are printed.
@@ -287,19 +287,6 @@ def build(n_classes: int, settings: Settings) -> Network:
     return network
 
 
-def _graphs(
-    bare: keras.Model, settings: Settings, shift: list[float]
-) -> list[tuple[str, keras.Model, dict]]:
-    """The graphs that the file of ``bare`` is to hold: name, network, what is known of it."""
-    if settings.pooling == "vlad":
-        return [(engine.STRIPS, bare, {})]
-    once = {"stride": stride(settings.layer), "shift": shift}
-    return [
-        (engine.PATCHES, one_by_one(bare, settings), {}),
-        (engine.ONE_PASS, one_pass(bare, settings), once),
-    ]
-
-
 def save(
     network: keras.Model,
     classes: list[str],
@@ -334,8 +321,12 @@ def _add(path: Path, members: Mapping[str, str | bytes]) -> None:
 
 
 def _add_graphs(path: Path, bare: keras.Model, settings: Settings, shift: list[float]) -> None:
-    for graph, reader, known in _graphs(bare, settings, shift):
-        _add(path, engine.export(reader, graph, known))
+    """Add to the file of ``bare`` the graphs by which OpenVINO labels."""
+    if settings.pooling == "vlad":
+        _add(path, engine.export(bare, engine.STRIPS, {}))
+        return
+    _add(path, engine.export(one_by_one(bare, settings), engine.PATCHES, {}))
+    _add(path, engine.export(one_pass(bare, settings), engine.ONE_PASS, {"shift": shift}))
 
 
 def _have_graphs_added(path: Path, shift: list[float]) -> None:

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from digitlib import Problem
 from digitlib.settings import Settings
-from digitlib.strips import GRID, WIDE, Strip, refuse_large
+from digitlib.strips import GRID, MOST_INPUT, WIDE, Strip, refuse_large
 
 CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 
@@ -130,7 +131,11 @@ def windows(
     steps = np.array([WIDE, GRID])  # in x by more: each size is compiled once
     shape = size + steps * np.ceil((end - start - size) / steps).clip(0).astype(int)
     refuse_large(*shape)
-    refuse_large(len(centres), shape.prod() / stride**2)
+    if len(centres) * shape.prod() / stride**2 > MOST_INPUT:
+        raise Problem(
+            f"{len(centres)} patches on a strip of {shape[0]} x {shape[1]} px are too many for one "
+            "pass: lower N_PATCHES, or label patch by patch"
+        )
     matrix = np.array([[scale, 0, -start[0]], [0, scale, -start[1]]])
     flags = cv2.INTER_NEAREST if scale == 1 else cv2.INTER_LINEAR  # moved by whole pixels: the same
     how = {"flags": flags, "borderValue": strip.paper}

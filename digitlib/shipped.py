@@ -5,7 +5,7 @@ In: `.keras` files that hold a card, as JSON. Out: the card, checked; no network
 
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,11 +115,14 @@ def _sure(folds: Mapping[str, Any]) -> dict[str, str]:
     return {SURE: text}
 
 
-def mark_sure(run: str, folds: Mapping[str, Any], settings: Settings) -> str:
+def mark_sure(
+    run: str, folds: Mapping[str, Any], settings: Settings, classes: Sequence[str]
+) -> str:
     """Put on the card of reports/``run``'s model what its folds found; says what was done.
 
-    ``folds``: the numbers of 08_folds; ``settings``: the recipe that they judge. A model of another
-    recipe keeps its card, and one of which nothing is safe has no such line any more.
+    ``folds``: the numbers of 08_folds; ``settings`` and ``classes``: the recipe that they judge,
+    and what it told apart. A model of another recipe or of other classes keeps its card, and one of
+    which nothing is safe has no such line any more.
     """
     from digitlib.report import run_folder
 
@@ -127,11 +130,13 @@ def mark_sure(run: str, folds: Mapping[str, Any], settings: Settings) -> str:
     if not model.is_file():
         return f"{run} has no model yet; run 03, then 08 again, and predict says what it is sure of"
     try:
-        _, own, about = read_card(model)
+        known, own, about = read_card(model)
     except Problem as problem:  # the folds are good all the same
         return f"its folds go onto no card: {problem}"
     if own != settings:
         return f"the model of {run} is of another recipe, so it keeps its card"
+    if known != list(classes):
+        return f"the model of {run} is of other classes, so it keeps its card; run 03 again"
     about.pop(SURE, None)
     about |= _sure(folds)
     with whole_file(model) as aside:
@@ -148,6 +153,7 @@ def ship(run: str, name: str, limits: str = "") -> Path:
     """
     from digitlib.report import run_folder  # who labels images has no use for it
 
+    run_folder(name)  # as plain a name
     folder = run_folder(run)
     own = folder / "model.keras"
     _, settings, _ = read_card(own)

@@ -6,7 +6,6 @@ again, it goes on from the last whole epoch to the same result.
 
 import hashlib
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -161,7 +160,8 @@ def _fit(
                 break
             start = time.perf_counter()
             network.optimizer.learning_rate = now
-            dropout.seed_generator.state.assign([settings.seed, 1000 * phase + epoch])
+            if settings.dropout:  # by a share of 0 Keras draws nothing
+                dropout.seed_generator.state.assign([settings.seed, 1000 * phase + epoch])
             count = LambdaCallback(on_train_batch_end=lambda batch, logs: bar.update())
             logs = network.fit(
                 batches(epoch), shuffle=False, verbose=0, callbacks=[as_trained, count]
@@ -268,9 +268,8 @@ def train(dataset: Dataset, settings: Settings, folder: Path) -> Trained:
     model.keep_memory()
     pages = [strips.first_lines(page, settings.text) for page in dataset.train]
     dataset = replace(dataset, train=pages)
-    seconds, n_patches = Counter(), Counter()
     checkpoints = Checkpoints(Path(folder), fingerprint(dataset.train, settings))
-    network = _tuned(dataset, settings, checkpoints, seconds, n_patches)
+    network, seconds, n_patches = _tuned(dataset, settings, checkpoints)
     history = pd.DataFrame(checkpoints.rows, columns=COLUMNS)
     trained = network.whole
     if settings.pooling == "vlad":
@@ -278,22 +277,22 @@ def train(dataset: Dataset, settings: Settings, folder: Path) -> Trained:
         trained = model.whole_strips(len(classes), settings, network.backbone)
         vlad.fit(trained, dataset.train, classes, settings)
         seconds["vlad"] = time.perf_counter() - start
-    return Trained(trained, history, dict(seconds), dict(n_patches))
+    return Trained(trained, history, seconds, n_patches)
 
 
 def _tuned(
-    dataset: Dataset,
-    settings: Settings,
-    checkpoints: Checkpoints,
-    seconds: Counter,
-    n_patches: Counter,
-) -> model.Network:
-    """A network after both phases; what they cost is added to ``seconds`` and ``n_patches``."""
+    dataset: Dataset, settings: Settings, checkpoints: Checkpoints
+) -> tuple[model.Network, dict[str, float], dict[str, int]]:
+    """(a network after both phases, the seconds of each step, the patches of each phase).
+
+    Epochs of a run that was broken off count, too.
+    """
     classes, clock = dataset.classes, time.perf_counter()
-    seconds.update(dict.fromkeys(("strips", "features", "phase 1", "phase 2"), 0.0))
-    n_patches.update({"phase 1": 0, "phase 2": 0})
+    seconds = {"strips": 0.0, "features": 0.0}
+    for phase in 1, 2:
+        seconds[f"phase {phase}"] = sum(row["seconds"] for row in checkpoints.of(phase))
     if not settings.head_epochs and not settings.tune_epochs:
-        return model.build(len(classes), settings)
+        return model.build(len(classes), settings), seconds, {"phase 1": 0, "phase 2": 0}
 
     def lap(name: str) -> None:
         nonlocal clock
@@ -308,8 +307,7 @@ def _tuned(
     network = model.build(len(classes), settings)
     network.backbone.trainable = False
     stream, views = PatchStream(training, classes, settings), []
-    how = {"dropout": network.dropout, "checkpoints": checkpoints}
-    fit = partial(_fit, **how, settings=settings)
+    fit = partial(_fit, dropout=network.dropout, checkpoints=checkpoints, settings=settings)
     resuming = bool(checkpoints.of(2))
     if settings.views and not resuming:
         views += _cached_views(training, settings, network.features, checkpoints.folder)
@@ -351,8 +349,7 @@ def _tuned(
     counts = {phase: len(checkpoints.of(phase)) * per_epoch for phase in (1, 2)}
     if settings.views:
         counts[1] = settings.views * settings.view_patches * len(training) + n_held_out
-    n_patches.update({f"phase {phase}": n for phase, n in counts.items()})
     # TensorFlow never lets go of a generator that it read from: let that hold no images.
     for items in (stream.strips, held_out, views):
         items.clear()
-    return network
+    return network, seconds, {f"phase {phase}": n for phase, n in counts.items()}

@@ -263,6 +263,9 @@ class _Sheets(Sequence):
             inputs = network_inputs(enhance(image, settings), settings)
         except Problem as problem:
             raise Problem(f"{page.path}: {problem}") from None
+        as_it_is = (width, size, slant) == (0, 1, 0)  # a thin stroke may be lost to a thinner pen
+        if as_it_is and not any(item.any() for item in inputs if item.ndim == 3):
+            raise Problem(f"{page.path}: no ink is found on it; is it blank? Scan it again")
         return _Sheet(inputs, page.label, windows)
 
 
@@ -405,7 +408,9 @@ class Labels:
             iterated_power=2,  # more cost time and changed no held-out answer
             random_state=0,
         ).fit(vectors)
-        own = pca.components_.T / np.sqrt(np.maximum(pca.explained_variance_, 1e-12))
+        variance = pca.explained_variance_
+        varied = variance > 1e-9 * variance[0]  # the others are rounding: of blank windows, say
+        own = pca.components_[varied].T / np.sqrt(np.maximum(variance[varied], 1e-12))
         own = (own @ _within(vectors @ own, np.array(self.truth), settings.shrinkage))[:, :size]
         whiten = np.zeros((vectors.shape[1], size), np.float32)
         whiten[:, : own.shape[1]] = own

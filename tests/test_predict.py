@@ -24,7 +24,7 @@ from digitlib.engine import Engine
 from digitlib.evaluate import read_result_csv
 from digitlib.patches import cut_all, windows
 from digitlib.predict import chosen, ensemble_of, patch_by_patch, predict_files, strip_by_strip
-from digitlib.settings import Settings
+from digitlib.settings import Settings, stride
 from digitlib.strips import GRID, WIDE, Strip, enhance, network_inputs
 
 # 32 px patches at full scale; a position every 8 px, so 4 x 4 of them on a patch.
@@ -126,17 +126,19 @@ def whole(tiny, hands, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("most", "compiled"),
+    ("most", "large", "compiled"),
     [
-        (3, 3),  # for each size
-        (1, 2),  # for the first, and for any
-        (0, 1),  # for any
+        (3, engine.LARGE, 3),  # for each size
+        (1, engine.LARGE, 2),  # for the first, and for any
+        (0, engine.LARGE, 1),  # for any
+        (3, 0, 1),  # all are large: likewise
     ],
 )
 def test_the_graph_of_whole_strips_gives_the_network_s_logits(
-    most, compiled, whole, hands, monkeypatch
+    most, large, compiled, whole, hands, monkeypatch
 ):
     monkeypatch.setattr(engine, "MOST_SIZES", most)
+    monkeypatch.setattr(engine, "LARGE", large)
     network, settings, path = whole
     read = Engine(path, precision="f32")
     image = enhance(hands.test[0].image, settings)
@@ -152,7 +154,8 @@ def test_the_graph_of_one_pass_gives_its_logits(average, digits):
     reader = model.one_pass(network, settings)
     read = Engine(path, engine.ONE_PASS, precision="f32")
     strip = Strip(enhance(digits.test[0].image, settings), "a", 0)
-    inputs = windows(strip, np.array([[100.0, 80.0], [300.5, 150.2]]), settings, read.stride)
+    places = np.array([[100.0, 80.0], [300.5, 150.2]])
+    inputs = windows(strip, places, settings, stride(settings.layer))
     inputs = [item[None] for item in inputs]
     np.testing.assert_allclose(read(*inputs), reader.predict_on_batch(inputs), atol=1e-6)
 
@@ -381,6 +384,11 @@ def test_a_name_that_the_terminal_cannot_show_is_escaped(whole, hands_folder, tm
     assert done.returncode == 0 and done.stdout.startswith("01_\\udcff.png")
 
 
+def test_windows_that_fill_memory_are_refused_by_their_number():
+    with pytest.raises(Problem, match="4000 patches on a strip of .* px.*lower N_PATCHES"):
+        windows(blank(300, 2400), np.full((4000, 2), 150.0), Settings(), stride=2)
+
+
 def without(path, out, *left, **changed):
     """A copy of the model file without some members, others changed."""
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(out, "w") as new:
@@ -407,7 +415,6 @@ def test_a_model_without_a_graph_is_read_by_keras(whole, hands_folder, tmp_path)
         ({"engine_json": b'{"shift": [1, 2]}'}, "does not fit"),  # of six classes
         ({"engine_json": b"{"}, "graph"),
         ({"engine_json": b"[" * 100_000}, "graph"),
-        ({"engine_json": b'{"stride": 3}'}, "graph"),
         ({"engine_json": b" " * (2**20 + 1)}, "engine.json has more than 1 MiB"),
         ({"engine_bin": b""}, "a constant that does not fit"),
     ],

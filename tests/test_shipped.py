@@ -191,23 +191,26 @@ def test_what_folds_found_goes_onto_the_card_of_the_runs_model(home, tiny):
     run = digitlib.REPORTS / "mine"
     counts = {"whole bands": [3, 3], "thirds of them": [3, 6], "strangers' bands": [1, 100]}
     found = {"sure_from": 0.9, "sure_of": counts}
-    assert "no model yet" in shipped.mark_sure("mine", found, tiny)
+    assert "no model yet" in shipped.mark_sure("mine", found, tiny, "abc")
     run.mkdir(parents=True)
     (run / "model.keras").write_bytes(b"")
-    assert "no card: " in shipped.mark_sure("mine", found, tiny)  # the folds were not in vain
+    assert "no card: " in shipped.mark_sure(
+        "mine", found, tiny, "abc"
+    )  # the folds were not in vain
     own = model.save(model.build(3, tiny).whole, ["a", "b", "c"], tiny, run / "model.keras")
     weights = zipfile.ZipFile(own).read("model.weights.h5")
-    assert "below 0.9" in shipped.mark_sure("mine", found, tiny)
+    assert "below 0.9" in shipped.mark_sure("mine", found, tiny, "abc")
     classes, settings, about = shipped.read_card(own)
     assert shipped.sure_from(about) == 0.9 and "1.0% of strangers' bands" in about[shipped.SURE]
     assert (classes, settings) == (["a", "b", "c"], tiny)
     assert zipfile.ZipFile(own).read("model.weights.h5") == weights
-    assert "below 0.9" in shipped.mark_sure("mine", found, replace(tiny, memory=7))
+    assert "below 0.9" in shipped.mark_sure("mine", found, replace(tiny, memory=7), "abc")
     for other in replace(tiny, dropout=0.3), replace(tiny, weights="imagenet"):
-        assert "another recipe" in shipped.mark_sure("mine", found | {"sure_of": {}}, other)
+        assert "another recipe" in shipped.mark_sure("mine", found | {"sure_of": {}}, other, "abc")
+    assert "other classes" in shipped.mark_sure("mine", found, tiny, "abcd")
     assert shipped.sure_from(shipped.read_card(own)[2]) == 0.9
     none = {"sure_from": math.inf, "sure_of": counts}
-    assert "no confidence is safe" in shipped.mark_sure("mine", none, tiny)
+    assert "no confidence is safe" in shipped.mark_sure("mine", none, tiny, "abc")
     assert shipped.sure_from(shipped.read_card(own)[2]) is None
 
 
@@ -215,8 +218,9 @@ def test_a_run_is_shipped_and_never_a_shipped_model_of_its_name(home):
     """Else the run's evidence would stand on the old model's card."""
     with pytest.raises(Problem, match="no such model"):
         shipped.ship(shipped.DEFAULT, "ours")
-    with pytest.raises(Problem, match="run name"):
-        shipped.ship("../mine", "ours")
+    for run, name in ("../mine", "ours"), ("mine", "../ours"), ("mine", ".ours"), ("mine", ""):
+        with pytest.raises(Problem, match="run name"):
+            shipped.ship(run, name)
 
 
 def test_a_run_without_a_fold_is_not_shipped(home, tiny):

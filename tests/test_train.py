@@ -474,8 +474,16 @@ def test_kills_were_in_mid_epoch(killed):
 
 def test_killed_in_both_phases_and_run_again(killed, digits, cached, straight):
     folder = killed[0] / "cached"
-    check_same(train.train(digits, cached, folder), straight[0])
+    resumed = train.train(digits, cached, folder)
+    check_same(resumed, straight[0])
     assert files(folder) == straight[1]
+    spent = resumed.history.groupby("phase")["seconds"].sum()  # by all three processes
+    assert resumed.seconds["phase 1"] > spent[1] and resumed.seconds["phase 2"] > spent[2]
+
+
+def test_no_dropout_is_a_share_like_any_other(digits, cached, tmp_path):
+    few = dataclasses.replace(cached, dropout=0.0, head_epochs=1, tune_epochs=1)
+    assert len(train.train(digits, few, tmp_path / "none").history) == 2
 
 
 def test_killed_in_the_original_s_phase_1_and_run_again(

@@ -465,9 +465,34 @@ def test_one_layer_alone_is_learnt(reader, hands):
 
 def test_too_little_ink_says_so(reader, hands):
     network = model.whole_strips(6, reader, model.backbone(reader))
-    blank = [replace(p, image=np.full((300, 300), PAPER, np.uint8)) for p in hands.train]
+    image = np.full((300, 300), PAPER, np.uint8)
+    image[150, 150] = 0
+    dots = [replace(p, image=image) for p in hands.train]
     with pytest.raises(Problem, match="CLUSTERS"):
-        vlad.fit(network, blank, hands.classes, reader)
+        vlad.fit(network, dots, hands.classes, reader)
+
+
+def test_a_blank_page_among_others_is_named(reader, hands):
+    network = model.whole_strips(6, reader, model.backbone(reader))
+    blank = replace(hands.train[3], image=np.full((300, 300), PAPER, np.uint8))
+    pages = [*hands.train[:3], blank, *hands.train[4:]]
+    with pytest.raises(Problem, match=f"{blank.path.name}: no ink is found on it"):
+        vlad.fit(network, pages, hands.classes, reader)
+
+
+def test_vectors_that_vary_in_few_directions_are_learnt_from(reader):
+    """Those of a few pages that are half blank: whitened, what is but rounding grew to infinity."""
+    settings, vector = replace(reader, whitened=400), keras.Input((600,))
+    network = keras.Model(vector, vlad.labelled(vector, "x", 2, settings))
+    learner, rng = vlad.Labels(network, "x", settings), np.random.default_rng(1)
+    written = rng.normal(0, 0.04, (2, 20, 600)).astype(np.float32)
+    for number, some in enumerate(written):
+        learner.add(np.concatenate([some, np.zeros((200, 600), np.float32)]), number)
+    learner.learn()
+    weights = [values.astype(np.float32) for values in network.get_weights()]
+    assert all(np.isfinite(values).all() for values in weights)
+    for number, some in enumerate(written):
+        assert (network.predict_on_batch(some).argmax(axis=1) == number).all()
 
 
 def test_two_classes_have_two_logits(reader, hands):
