@@ -363,9 +363,9 @@ def main(argv: list[str] | None = None) -> int:
         status = args.job(args)
         sys.stdout.flush()
         return status
-    except BrokenPipeError:  # `… | head` has read enough
+    except BrokenPipeError:  # `… | head` has read enough; what was to be done is not done
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 141  # as a shell says it
     except (Problem, OSError) as problem:  # such as a full disk, or a folder not to be written to
         lines = [printable(line) for line in str(problem)[:MOST_SAID].splitlines()]
         print("digitlib: error:", "\n".join(lines), file=sys.stderr)

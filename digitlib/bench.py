@@ -329,6 +329,8 @@ def bench(
     ``quick``: a few images, no processes of their own. ``classes``: numbers of them for `growth`;
     without any it is what ``folder`` has of it.
     """
+    for number in classes:
+        Settings(classes=number)  # a wrong one is refused now, not after all else
     files = image_files(images)
     files = files[:: -(-len(files) // (4 if quick else 24))]
     pages = [read_page(file) for file in files]  # one that cannot be read is named at once

@@ -303,7 +303,7 @@ def changes(text: str, settings: Settings) -> dict[str, Settings]:
         name, equals, value = (part.strip() for part in entry.partition("="))
         if not equals:
             raise Problem(f"ABLATIONS: {entry!r}: write NAME=value, and ; between two")
-        own = settled({name: value}, {Path(): known})
+        own = settled({name: value}, known)
         changed[f"{name}={value}"] = replace(settings, **{n.lower(): v for n, v in own.items()})
     return changed
 

@@ -31,7 +31,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         if not path.is_file() or path.stat().st_size > MOST_JSON:
             return {}
-        value = json.loads(path.read_text(encoding="utf-8"))
+        # NaN and infinity, which are no JSON, as they are written here: as null.
+        text = path.read_text(encoding="utf-8")
+        value = json.loads(text, parse_constant=lambda _: None)
     except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -160,9 +160,8 @@ def read_profile(profile: str, notebooks: Path | None = None) -> dict[str, Any]:
     return values
 
 
-def settled(values: Mapping[str, Any], declared: Mapping[Path, dict[str, Parameter]]) -> dict:
-    """``values`` checked against what the notebooks declare; relative paths made absolute."""
-    known = {name: p for parameters in declared.values() for name, p in parameters.items()}
+def settled(values: Mapping[str, Any], known: Mapping[str, Parameter]) -> dict[str, Any]:
+    """``values`` checked against the ``known`` parameters; relative paths made absolute."""
     checked = {}
     for name, value in values.items():
         if name not in known:
@@ -172,9 +171,11 @@ def settled(values: Mapping[str, Any], declared: Mapping[Path, dict[str, Paramet
         checked[name] = typed(known[name], value)
         if name in NAMES and checked[name] not in NAMES[name]:
             path = Path(os.path.expanduser(checked[name]))  # leaves an unknown home as it is
-            if path.exists():  # kernels run in the notebooks folder: a relative path would break
-                checked[name] = str(path.resolve())
-            else:
-                kind, names = KINDS[name], ", ".join(sorted(NAMES[name]))
+            kind, names = KINDS[name], ", ".join(sorted(NAMES[name]))
+            if not (path.is_dir() if kind == "folder" else path.is_file()):
                 raise Problem(f"{path}: no such {kind}; {name} is a {kind} or one of {names}")
+            # Kernels run in the notebooks folder: a relative path would break.
+            checked[name] = str(path.resolve())
+            if checked[name].encode(errors="replace").decode() != checked[name]:
+                raise Problem(f"{path}: its path is no plain text, which notebooks need; rename it")
     return checked

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import digitlib
-from digitlib import Problem, write_json
+from digitlib import Problem, printable, write_json
 from digitlib.pages import read_json, recorded, states_of, write_index, write_page
 from digitlib.parameters import Notebook, notebook_paths, read_notebook, read_profile, settled
 
@@ -215,8 +215,13 @@ def stderr_to(log: Path) -> Iterator[None]:
         os.close(before)
 
 
+def _shown(text: str) -> str:
+    """``text`` without what a terminal would obey."""
+    return "\n".join(map(printable, text.splitlines()))
+
+
 def execute(path: Path, out: Path, parameters: Mapping[str, Any]) -> str | None:
-    """Run one notebook in its own kernel; the error in one line, or None. Never in place.
+    """Run one notebook in its own kernel; what went wrong, or None. Never in place.
 
     What was done before an error, a dead kernel or a Ctrl-C is kept in ``out``.
     """
@@ -238,9 +243,9 @@ def execute(path: Path, out: Path, parameters: Mapping[str, Any]) -> str | None:
             cwd=path.parent,
         )
     except papermill.PapermillExecutionError as error:
-        return f"{error.ename}: {error.evalue}".strip().rstrip(":")
+        return _shown(f"{error.ename}: {error.evalue}".strip().rstrip(":"))
     except Exception as error:  # the kernel died (out of memory?) or could not be started
-        return f"{type(error).__name__}: {error}"
+        return _shown(f"{type(error).__name__}: {error}")
     finally:
         if partial.exists():
             os.replace(partial, out)
@@ -268,10 +273,12 @@ def _chosen(suite: list[Notebook], numbers: str) -> list[Notebook]:
     wanted = numbers.replace(",", " ").split()
     if not wanted:
         raise Problem("--notebooks names none; give numbers, such as '06 08', or all")
-    there = {notebook.name[:2]: notebook for notebook in suite}
-    if unknown := [number for number in wanted if number[:2] not in there]:
-        raise Problem(f"no notebook {unknown[0]!r}; there are: {', '.join(there)}, or all")
-    return [there[number] for number in sorted({number[:2] for number in wanted})]
+    numbered = {notebook.name[:2]: notebook.name for notebook in suite}
+    names = {numbered.get(number, number) for number in wanted}
+    if unknown := sorted(names - set(numbered.values())):
+        there = ", ".join(numbered)
+        raise Problem(f"no notebook {unknown[0]!r}; there are: {there}, or all; blanks between")
+    return [notebook for notebook in suite if notebook.name in names]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -299,8 +306,8 @@ def planned(
     from digitlib.settings import Settings
 
     suite = [read_notebook(path) for path in notebook_paths(notebooks)]
-    declared = {notebook.path: notebook.parameters for notebook in suite}
-    defaults = {name: p.default for own in declared.values() for name, p in own.items()}
+    declared = {name: p for notebook in suite for name, p in notebook.parameters.items()}
+    defaults = {name: p.default for name, p in declared.items()}
     values = settled(read_profile(profile, suite[0].path.parent) | dict(parameters), declared)
     dataset = str(values.get("DATASET", defaults.get("DATASET", "")))
     given = {name: values[name] for name in parameters if name not in ("DATASET", "RUN")}
@@ -329,7 +336,8 @@ def planned(
         knobs = {field.name.upper() for field in dataclasses.fields(Settings)} - {"DATASET"}
         knobs &= read & set(known) - set(parameters)
         values |= settled({name: known[name] for name in knobs}, declared)
-    for idle in sorted(given.keys() - read - set(known)):  # known: it may name the run
+    # What the run has already may name it.
+    for idle in sorted(n for n in given.keys() - read if known.get(n) != given[n]):
         own = [n.name[:2] for n in suite if idle in n.parameters]
         numbers = " ".join([n.name[:2] for n in todo] + own)
         raise Problem(
@@ -342,9 +350,13 @@ def planned(
     differ = {
         name: value
         for name, value in values.items()
-        if name != "RUN" and any(p[name].default != value for p in declared.values() if name in p)
+        if name != "RUN"
+        and any(n.parameters[name].default != value for n in suite if name in n.parameters)
     }
-    changed = (known if kept else {}) | differ | given
+    stay = {own["name"] for own in kept or []}
+    of_kept = {name for notebook in suite if notebook.name in stay for name in notebook.parameters}
+    changed = {name: value for name, value in known.items() if name in of_kept}
+    changed |= {name: value for name, value in (differ | given).items() if name in read}
     return Plan(run, name, dataset, todo, values | {"RUN": run}, changed, kept)
 
 
@@ -374,6 +386,14 @@ def run_report(
             old.unlink()
         for name in LEFT.split():
             (folder / name).unlink(missing_ok=True)
+    else:  # nor must what these notebooks left before, should they fail now
+        todo = {notebook.name for notebook in plan.notebooks}
+        for name in todo:
+            for ending in "ipynb", "html":
+                (folder / f"{name}.{ending}").unlink(missing_ok=True)
+        metrics = read_json(folder / "metrics.json")
+        stay = {name: own for name, own in recorded(metrics).items() if name not in todo}
+        write_json(folder / "metrics.json", metrics | {"notebooks": stay})
     return _carry_out(plan, folder)
 
 

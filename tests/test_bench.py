@@ -141,3 +141,9 @@ def test_a_bench_that_was_broken_off_is_done_again(home, monkeypatch):
     monkeypatch.setattr(bench, "bench", lambda *_, **__: whole)
     monkeypatch.setattr(bench, "load_dataset", lambda *_, **__: SimpleNamespace(test=[]))
     assert bench.results("bench", "hands", ["one"]) == whole
+
+
+def test_a_number_of_classes_that_cannot_be_is_refused_before_anything_is_measured(monkeypatch):
+    monkeypatch.setattr(bench, "image_files", None)
+    with pytest.raises(Problem, match="CLASSES must be from 2 to 10000, not 1"):
+        bench.bench([], [], classes=[70, 1])

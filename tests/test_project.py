@@ -143,7 +143,7 @@ def test_notebook_is_fit_to_commit(path):
     "path", sorted((ROOT / "notebooks/profiles").glob("*.yaml")), ids=lambda p: p.stem
 )
 def test_profile_fits_the_notebooks(path):
-    declared = {notebook: notebook_parameters(notebook) for notebook in NOTEBOOKS}
+    declared = {n: p for path in NOTEBOOKS for n, p in notebook_parameters(path).items()}
     if declared:
         Settings.of(settled(read_profile(str(path)), declared))
 

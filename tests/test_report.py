@@ -358,17 +358,33 @@ def test_parameters_are_read_with_type_default_and_comment(tmp_path):
 
 def test_profile_numbers_such_as_2e_5_are_numbers(home):
     values = read_profile("slow", home / "notebooks")
-    declared = {Path("a"): notebook_parameters(write_notebook(home, "01_a"))}
+    declared = notebook_parameters(write_notebook(home, "01_a"))
     assert settled(values, declared) == {"SEED": 7, "RATE": 2e-5}
 
 
 def test_relative_dataset_folder_is_made_absolute(home, monkeypatch):
-    declared = {Path("a"): notebook_parameters(write_notebook(home, "01_a"))}
+    declared = notebook_parameters(write_notebook(home, "01_a"))
     (home / "mine").mkdir()
     (home / "digits").mkdir()  # a folder does not hide the name
     monkeypatch.chdir(home)
     assert settled({"DATASET": "mine"}, declared) == {"DATASET": str(home / "mine")}
     assert settled({"DATASET": "digits"}, declared) == {"DATASET": "digits"}
+
+
+def test_a_folder_is_no_file_of_weights(home, monkeypatch):
+    known = {"WEIGHTS": Parameter("WEIGHTS", "str", "none", "")}
+    monkeypatch.chdir(home)
+    with pytest.raises(Problem, match="no such file; WEIGHTS is a file or one of"):
+        settled({"WEIGHTS": "notebooks"}, known)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems' names are text")
+def test_a_path_that_no_notebook_could_hold_is_refused(home, monkeypatch):
+    known = {"DATASET": Parameter("DATASET", "str", "digits", "")}
+    (home / os.fsdecode(b"caf\xe9")).mkdir()
+    monkeypatch.chdir(home)
+    with pytest.raises(Problem, match="its path is no plain text"):
+        settled({"DATASET": os.fsdecode(b"caf\xe9")}, known)
 
 
 def test_no_notebooks_is_a_problem(tmp_path):
@@ -447,6 +463,8 @@ def test_notebooks_on_request_run_by_number_and_the_others_stay(home):
         ({"chosen": "01", "profile": "slow"}, "toy is a run of profile quick on"),
         ({"chosen": "01", "dataset": "hands"}, "toy is a run of profile quick on"),
         ({"chosen": " ,"}, "names none"),
+        ({"chosen": "01-02"}, "no notebook '01-02'"),
+        ({"chosen": "0102"}, "no notebook '0102'"),
     ],
 )
 def test_further_notebooks_do_not_change_what_a_run_is(home, how, says):
@@ -457,6 +475,39 @@ def test_further_notebooks_do_not_change_what_a_run_is(home, how, says):
     with pytest.raises(Problem, match=says):
         run_report(run="toy", notebooks=books, **how)
     assert (home / "reports" / "toy" / "run.json").read_text("utf-8") == before
+
+
+def test_what_fails_the_second_time_leaves_nothing_of_the_first(home):
+    books, folder = home / "notebooks", home / "reports" / "toy"
+    write_notebook(books, "01_kept", RECORD.format(name="01_kept", numbers="{'n': 1}"))
+    told = RECORD.format(name="02_fails", numbers="{'accuracy': 0.99}")
+    write_notebook(books, "02_fails", f"assert SEED == 1\n{told}")
+    told = RECORD.format(name="03_needs", numbers="{'accuracy': 0.98}")
+    write_notebook(books, "03_needs", told, needs=["02_fails"])
+    assert run_report(run="toy", notebooks=books) == 0
+    again = {"chosen": "02 03", "parameters": {"SEED": 2}}
+    assert run_report(run="toy", notebooks=books, **again) == 1
+    assert list(json.loads((folder / "metrics.json").read_text())["notebooks"]) == ["01_kept"]
+    assert (folder / "01_kept.ipynb").exists() and not (folder / "03_needs.ipynb").exists()
+    assert "0.98" not in (folder / "03_needs.html").read_text("utf-8")
+
+
+def test_a_run_says_what_its_notebooks_ran_with(home):
+    books, file = home / "notebooks", home / "reports" / "toy" / "run.json"
+    write_notebook(books, "01_always", "1", parameters="RUN: str = ''")
+    write_notebook(books, "02_asked", "1", parameters="RUN: str = ''\nFOLDS: int = 1")
+
+    def said() -> dict:
+        return json.loads(file.read_text("utf-8"))["parameters"]
+
+    run_report(run="toy", notebooks=books, chosen="02", parameters={"FOLDS": 3})
+    assert said() == {"FOLDS": 3}
+    run_report(run="toy", notebooks=books, chosen="01", parameters={"FOLDS": 3})  # it names the run
+    assert said() == {"FOLDS": 3}
+    with pytest.raises(Problem, match="FOLDS is a parameter of 02 alone"):
+        run_report(run="toy", notebooks=books, chosen="01", parameters={"FOLDS": 7})
+    run_report(run="toy", notebooks=books, chosen="02")  # FOLDS is no recipe's: its default again
+    assert said() == {}
 
 
 def test_a_run_is_done_when_all_of_it_is(home):
@@ -692,7 +743,7 @@ def test_a_reader_who_has_seen_enough_is_no_error():
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         child.stdout.close()
         assert child.stderr.read() == b""
-    assert child.returncode == 0
+    assert child.returncode == 141
 
 
 @pytest.mark.parametrize(
