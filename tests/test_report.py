@@ -6,6 +6,7 @@ In: notebooks written into a temporary folder. Out: what run_report makes of the
 import contextlib
 import io
 import json
+import os
 import re
 import subprocess
 import sys
