@@ -249,14 +249,9 @@ class Engine:
     first `MOST_SIZES` sizes that come, and once for all others and for LARGE ones.
     """
 
-    def __init__(
-        self, path: Path, graph: str = STRIPS, streams: int = 1, precision: str | None = None
-    ) -> None:
-        """``precision``: f32 or bf16; None: bf16 where the processor is faster in it.
-
-        Raises Problem if ``path`` lacks ``graph`` or holds a damaged one; ImportError without
-        OpenVINO.
-        """
+    def __init__(self, path: Path, graph: str = STRIPS, streams: int = 1) -> None:
+        """In bfloat16 where the processor is faster in it. Raises Problem if ``path`` lacks
+        ``graph`` or holds a damaged one; ImportError without OpenVINO."""
         core = _openvino().Core()
         try:
             network, about = _read(core, path, graph)
@@ -275,8 +270,7 @@ class Engine:
         self.how = {"PERFORMANCE_HINT": "THROUGHPUT" if streams > 1 else "LATENCY"}
         if streams > 1:
             self.how["NUM_STREAMS"] = str(streams)
-        precision = precision or ("bf16" if multiplies_bfloat16() else "f32")
-        self.how["INFERENCE_PRECISION_HINT"] = precision
+        self.how["INFERENCE_PRECISION_HINT"] = "bf16" if multiplies_bfloat16() else "f32"
         self.core, self.network = core, network
         self.compiled: dict[Sizes, Any] = {}
         self.lock, self.own = threading.Lock(), threading.local()

@@ -80,6 +80,13 @@ def duration(seconds: Any) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def _is_shown(output: Mapping[str, Any]) -> bool:
+    """Whether a page has a use for a cell's output: not for stderr, blanks, or a live widget."""
+    if output["output_type"] == "stream":
+        return output["name"] != "stderr" and bool(output["text"].strip())
+    return WIDGETS not in output.get("data", {})
+
+
 def notebook_body(notebook: Path, source_folder: Path, names: Sequence[str]) -> str:
     """The cells of an executed notebook as HTML without prompts, stderr, scripts or widgets.
 
@@ -94,16 +101,8 @@ def notebook_body(notebook: Path, source_folder: Path, names: Sequence[str]) -> 
     nb.cells = [c for c in nb.cells if ERROR_TAG not in c.metadata.get("tags", [])]
     nb.metadata.pop("widgets", None)
     for cell in nb.cells:
-        outputs = []
-        for output in cell.get("outputs", []):
-            printed = output.output_type == "stream"
-            if printed and (output.name == "stderr" or not output.text.strip()):
-                continue
-            if WIDGETS in output.get("data", {}):
-                continue
-            outputs.append(output)
-        if "outputs" in cell:
-            cell.outputs = outputs
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if _is_shown(output)]
 
     exporter = HTMLExporter(
         template_name="basic",

@@ -24,12 +24,11 @@ NOTEBOOKS = digitlib.ROOT / "notebooks"
 MOST_PROFILE = 2**20  # bytes
 TYPES = {"int": int, "float": float, "bool": bool, "str": str}
 TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-# Values that are names, not paths; anything else that exists is made absolute for the kernels.
-NAMES = {
-    "DATASET": {"digits", "hands", "reference"},
-    "WEIGHTS": {"handwriting", "imagenet", "none"},
+# What is a path where it is none of these names; paths are made absolute for the kernels.
+PATHS = {
+    "DATASET": ("folder", ("digits", "hands", "reference")),
+    "WEIGHTS": ("file", ("handwriting", "imagenet", "none")),
 }
-KINDS = {"DATASET": "folder", "WEIGHTS": "file"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,12 +57,11 @@ class Notebook:
         return self.path.stem
 
 
-def notebook_paths(notebooks: Path | None = None) -> list[Path]:
+def notebook_paths() -> list[Path]:
     """The notebooks of the suite, in the order in which they run."""
-    folder = Path(notebooks or NOTEBOOKS)
-    paths = sorted(folder.glob("[0-9]*.ipynb"))
+    paths = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
     if not paths:
-        raise Problem(f"{folder}: no notebook (NN_name.ipynb) in this folder")
+        raise Problem(f"{NOTEBOOKS}: no notebook (NN_name.ipynb) in this folder")
     return paths
 
 
@@ -129,11 +127,11 @@ def typed(parameter: Parameter, value: Any) -> Any:
     raise Problem(f"{parameter.name} must be {wanted[parameter.type]}, not {shown}")
 
 
-def read_profile(profile: str, notebooks: Path | None = None) -> dict[str, Any]:
+def read_profile(profile: str) -> dict[str, Any]:
     """A flat map of parameters: notebooks/profiles/<profile>.yaml, or any path to a .yaml file."""
     import yaml
 
-    folder = Path(notebooks or NOTEBOOKS) / "profiles"
+    folder = NOTEBOOKS / "profiles"
     path = Path(profile) if profile.endswith((".yaml", ".yml")) else folder / f"{profile}.yaml"
     if not path.is_file():
         there = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
@@ -169,11 +167,12 @@ def settled(values: Mapping[str, Any], known: Mapping[str, Parameter]) -> dict[s
             hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(sorted(known))}"
             raise Problem(f"unknown parameter {name}; {hint}")
         checked[name] = typed(known[name], value)
-        if name in NAMES and checked[name] not in NAMES[name]:
+        kind, names = PATHS.get(name, ("", ()))
+        if kind and checked[name] not in names:
             path = Path(os.path.expanduser(checked[name]))  # leaves an unknown home as it is
-            kind, names = KINDS[name], ", ".join(sorted(NAMES[name]))
             if not (path.is_dir() if kind == "folder" else path.is_file()):
-                raise Problem(f"{path}: no such {kind}; {name} is a {kind} or one of {names}")
+                cure = f"{name} is a {kind} or one of {', '.join(names)}"
+                raise Problem(f"{path}: no such {kind}; {cure}")
             # Kernels run in the notebooks folder: a relative path would break.
             checked[name] = str(path.resolve())
             if checked[name].encode(errors="replace").decode() != checked[name]:

@@ -126,7 +126,7 @@ def record(run: str, notebook: str, numbers: Mapping[str, Any], parameters: Any)
     entry = {
         "numbers": numbers,
         "parameters": values,
-        "seed": values.get("seed", values.get("SEED")),
+        "seed": values.get("seed"),
         "recorded": now(),
         "git_commit": git_commit(),
         "versions": versions(),
@@ -298,17 +298,16 @@ def planned(
     profile: str,
     parameters: Mapping[str, Any],
     run: str | None = None,
-    notebooks: Path | None = None,
     chosen: str | None = None,
 ) -> Plan:
     """The plan of `run_report`; raises Problem, as there."""
     from digitlib.dataset import refuse_names
     from digitlib.settings import Settings
 
-    suite = [read_notebook(path) for path in notebook_paths(notebooks)]
+    suite = [read_notebook(path) for path in notebook_paths()]
     declared = {name: p for notebook in suite for name, p in notebook.parameters.items()}
     defaults = {name: p.default for name, p in declared.items()}
-    values = settled(read_profile(profile, suite[0].path.parent) | dict(parameters), declared)
+    values = settled(read_profile(profile) | dict(parameters), declared)
     dataset = str(values.get("DATASET", defaults.get("DATASET", "")))
     given = {name: values[name] for name in parameters if name not in ("DATASET", "RUN")}
     named = run or values.get("RUN")
@@ -365,7 +364,6 @@ def run_report(
     parameters: Mapping[str, Any] | None = None,
     dataset: str | None = None,
     run: str | None = None,
-    notebooks: Path | None = None,
     chosen: str | None = None,
 ) -> int:
     """Run the notebooks in order into reports/<run>/; 0 if all went well, else 1.
@@ -377,7 +375,7 @@ def run_report(
     dataset folder whose files' names do not fit.
     """
     given = dict(parameters or {}) | ({"DATASET": dataset} if dataset is not None else {})
-    plan = planned(profile, given, run, notebooks, chosen)
+    plan = planned(profile, given, run, chosen)
     folder = run_folder(plan.run)
     folder.mkdir(parents=True, exist_ok=True)
     if plan.kept is None:

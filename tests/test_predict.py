@@ -27,6 +27,7 @@ from digitlib.predict import chosen, ensemble_of, patch_by_patch, predict_files,
 from digitlib.settings import Settings, stride
 from digitlib.strips import GRID, WIDE, Strip, enhance, network_inputs
 
+MULTIPLIES = engine.multiplies_bfloat16
 # 32 px patches at full scale; a position every 8 px, so 4 x 4 of them on a patch.
 PLAIN = Settings(patch_size=32, scale=1.0)
 
@@ -105,6 +106,12 @@ def test_one_pass_sees_what_patches_see_but_at_their_edges(size):
     np.testing.assert_allclose(one, exact, atol=np.ptp(exact) * 8 / size)
 
 
+@pytest.fixture(autouse=True)
+def in_float32(monkeypatch) -> None:
+    """Also where the processor is faster in bfloat16: logits are compared."""
+    monkeypatch.setattr(engine, "multiplies_bfloat16", lambda: False)
+
+
 @pytest.fixture(scope="module")
 def average(tiny, digits, tmp_path_factory):
     """A network of patches, untrained, as a file: (network, settings, path)."""
@@ -140,7 +147,7 @@ def test_the_graph_of_whole_strips_gives_the_network_s_logits(
     monkeypatch.setattr(engine, "MOST_SIZES", most)
     monkeypatch.setattr(engine, "LARGE", large)
     network, settings, path = whole
-    read = Engine(path, precision="f32")
+    read = Engine(path)
     image = enhance(hands.test[0].image, settings)
     for width in 200, 400, 600, 200:
         inputs = network_inputs(image[:, :width], settings)
@@ -152,7 +159,7 @@ def test_the_graph_of_whole_strips_gives_the_network_s_logits(
 def test_the_graph_of_one_pass_gives_its_logits(average, digits):
     network, settings, path = average
     reader = model.one_pass(network, settings)
-    read = Engine(path, engine.ONE_PASS, precision="f32")
+    read = Engine(path, engine.ONE_PASS)
     strip = Strip(enhance(digits.test[0].image, settings), "a", 0)
     places = np.array([[100.0, 80.0], [300.5, 150.2]])
     inputs = windows(strip, places, settings, stride(settings.layer))
@@ -164,7 +171,7 @@ def test_the_graph_of_one_pass_gives_its_logits(average, digits):
 def test_the_graph_of_patches_gives_the_network_s_logits(most, average, digits, monkeypatch):
     monkeypatch.setattr(predict, "MOST_AT_ONCE", most)
     network, settings, path = average
-    read = Engine(path, engine.PATCHES, precision="f32")
+    read = Engine(path, engine.PATCHES)
     tall = max(digits.test, key=lambda page: page.image.shape[0])
     exact = ensemble.vote(network, tall, settings).logits
     assert exact.shape == (2, settings.n_patches, 3) and np.ptp(exact, axis=1).min() > 1e-4
@@ -235,24 +242,20 @@ def test_threads_that_label_first_at_the_same_time_do_not_wait_for_ever():
 
 
 @pytest.mark.parametrize(
-    ("flags", "asked", "precision"),
+    ("flags", "precision"),
     [
-        ("fpu avx2 fma", None, "f32"),
-        ("fpu avx512f avx512_bf16", None, "f32"),  # slower in bfloat16
-        ("fpu avx512_bf16 amx_bf16 amx_tile", None, "bf16"),
-        ("fpu avx512_bf16 amx_bf16 amx_tile", "f32", "f32"),
-        (None, None, "f32"),  # not Linux
+        ("fpu avx2 fma", "f32"),
+        ("fpu avx512f avx512_bf16", "f32"),  # slower in bfloat16
+        ("fpu avx512_bf16 amx_bf16 amx_tile", "bf16"),
+        (None, "f32"),  # not Linux
     ],
 )
-def test_half_precision_is_used_where_it_is_faster(
-    whole, tmp_path, flags, asked, precision, monkeypatch
-):
+def test_half_precision_is_used_where_it_is_faster(whole, tmp_path, flags, precision, monkeypatch):
     about = tmp_path / "cpuinfo"
     if flags is not None:
         about.write_text(f"processor\t: 0\nflags\t\t: {flags}\n", "utf-8")
-    multiplies = engine.multiplies_bfloat16
-    monkeypatch.setattr(engine, "multiplies_bfloat16", lambda: multiplies(about))
-    made = engine.Engine(whole[2], precision=asked)
+    monkeypatch.setattr(engine, "multiplies_bfloat16", lambda: MULTIPLIES(about))
+    made = engine.Engine(whole[2])
     assert made.how["INFERENCE_PRECISION_HINT"] == precision
 
 
@@ -547,9 +550,7 @@ def test_other_weights_give_other_labels(whole, hands, tmp_path):
             layer.set_weights([values[..., ::-1] for values in layer.get_weights()])
     turned = model.save(other, hands.classes, settings, tmp_path / "model.keras")
     one, two = (
-        strip_by_strip(Engine(p, precision="f32"), ensemble_of(hands.test[0], settings), settings)[
-            0, 0
-        ]
+        strip_by_strip(Engine(p), ensemble_of(hands.test[0], settings), settings)[0, 0]
         for p in (path, turned)
     )
     np.testing.assert_allclose(one, two[::-1], atol=1e-3 * np.ptp(one))

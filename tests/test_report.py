@@ -20,7 +20,7 @@ import pytest
 from bs4 import BeautifulSoup
 
 import digitlib
-from digitlib import Problem
+from digitlib import Problem, parameters
 from digitlib.__main__ import main
 from digitlib.pages import accuracy, duration
 from digitlib.parameters import (
@@ -70,6 +70,7 @@ def home(tmp_path, monkeypatch):
     """A project folder of its own, for this process and for the kernels."""
     monkeypatch.setenv("DIGITLIB_HOME", str(tmp_path))
     monkeypatch.setattr(digitlib, "REPORTS", tmp_path / "reports")
+    monkeypatch.setattr(parameters, "NOTEBOOKS", tmp_path / "notebooks")
     profiles = tmp_path / "notebooks" / "profiles"
     profiles.mkdir(parents=True)
     (profiles / "quick.yaml").write_text("# the notebooks' own defaults\n")
@@ -112,9 +113,10 @@ plt.plot([1, 2]); plt.show()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DIGITLIB_HOME", str(home))
         patch.setattr(digitlib, "REPORTS", home / "reports")
+        patch.setattr(parameters, "NOTEBOOKS", books)
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
-            status = run_report("slow", {"RATE": "0.5"}, run="toy", notebooks=books)
+            status = run_report("slow", {"RATE": "0.5"}, run="toy")
     return home, status, printed.getvalue()
 
 
@@ -310,7 +312,7 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
         (home / name).write_bytes(b"")  # not read: that is for the notebooks
     monkeypatch.chdir(home)
     with pytest.raises(Problem, match=re.escape(says)):
-        run_report(profile, parameters, notebooks=home / "notebooks")
+        run_report(profile, parameters)
     assert not (home / "reports").exists()
 
 
@@ -322,12 +324,12 @@ def test_a_parameter_that_no_chosen_notebook_has_is_refused(home):
     book["metadata"]["digitlib"] = {"on_request": True}
     folds.write_text(json.dumps(book))
     with pytest.raises(Problem, match="FOLDS is a parameter of 02 alone.*--notebooks '01 02'"):
-        planned("quick", {"FOLDS": 2}, notebooks=folder)
-    assert planned("quick", {"FOLDS": 2}, "mine", folder, "02").values["FOLDS"] == 2
+        planned("quick", {"FOLDS": 2})
+    assert planned("quick", {"FOLDS": 2}, "mine", "02").values["FOLDS"] == 2
     before = home / "reports" / "mine" / "run.json"  # a run that this names, as FOLDS is part of it
     before.parent.mkdir(parents=True)
     before.write_text('{"profile": "quick", "dataset": "digits", "parameters": {"FOLDS": 2}}')
-    planned("quick", {"FOLDS": 2}, "mine", folder, "01")
+    planned("quick", {"FOLDS": 2}, "mine", "01")
 
 
 @pytest.mark.parametrize(
@@ -358,7 +360,7 @@ def test_parameters_are_read_with_type_default_and_comment(tmp_path):
 
 
 def test_profile_numbers_such_as_2e_5_are_numbers(home):
-    values = read_profile("slow", home / "notebooks")
+    values = read_profile("slow")
     declared = notebook_parameters(write_notebook(home, "01_a"))
     assert settled(values, declared) == {"SEED": 7, "RATE": 2e-5}
 
@@ -388,9 +390,9 @@ def test_a_path_that_no_notebook_could_hold_is_refused(home, monkeypatch):
         settled({"DATASET": os.fsdecode(b"caf\xe9")}, known)
 
 
-def test_no_notebooks_is_a_problem(tmp_path):
+def test_no_notebooks_is_a_problem(home):
     with pytest.raises(Problem, match="no notebook"):
-        notebook_paths(tmp_path)
+        notebook_paths()
 
 
 @pytest.mark.parametrize(
@@ -401,8 +403,9 @@ def test_run_folder_refuses_to_leave_reports(run):
         run_folder(run)
 
 
-def test_how_much_is_held_in_memory_does_not_name_a_run(home):
+def test_how_much_is_held_in_memory_does_not_name_a_run(tmp_path, monkeypatch):
     """So that a run that memory was too little for goes on when it is given less to hold."""
+    monkeypatch.setattr(digitlib, "REPORTS", tmp_path)
     plan = planned("quick", {"MEMORY": "5", "SEED": "2"})
     assert plan.run == "quick-digits-seed-2"
     assert plan.values["MEMORY"] == 5 and plan.changed == {"MEMORY": 5, "SEED": 2}
@@ -432,7 +435,7 @@ def test_a_second_run_of_one_name_keeps_no_numbers_of_the_first(home):
     (folder / "result.csv").write_text("filename\n")
     (folder / "model.keras").write_text("kept")
     write_notebook(home / "notebooks", "01_only", "raise RuntimeError")
-    assert run_report("quick", run="again", notebooks=home / "notebooks") == 1
+    assert run_report("quick", run="again") == 1
     assert "accuracy" not in (folder / "metrics.json").read_text()
     assert not (folder / "result.csv").exists() and (folder / "model.keras").exists()
 
@@ -446,9 +449,9 @@ def test_notebooks_on_request_run_by_number_and_the_others_stay(home):
     nbformat.write(notebook, path)
     folder = home / "reports" / "toy"
 
-    assert run_report(run="toy", notebooks=books) == 0
+    assert run_report(run="toy") == 0
     assert not (folder / "02_asked.html").exists()
-    assert run_report(run="toy", notebooks=books, chosen="02") == 0
+    assert run_report(run="toy", chosen="02") == 0
     assert (folder / "01_always.html").exists() and (folder / "02_asked.html").exists()
     run = json.loads((folder / "run.json").read_text())
     assert [(own["name"], own["status"]) for own in run["notebooks"]] == [
@@ -471,10 +474,10 @@ def test_notebooks_on_request_run_by_number_and_the_others_stay(home):
 def test_further_notebooks_do_not_change_what_a_run_is(home, how, says):
     books = home / "notebooks"
     write_notebook(books, "01_always", "1")
-    assert run_report(run="toy", notebooks=books) == 0
+    assert run_report(run="toy") == 0
     before = (home / "reports" / "toy" / "run.json").read_text("utf-8")
     with pytest.raises(Problem, match=says):
-        run_report(run="toy", notebooks=books, **how)
+        run_report(run="toy", **how)
     assert (home / "reports" / "toy" / "run.json").read_text("utf-8") == before
 
 
@@ -485,9 +488,9 @@ def test_what_fails_the_second_time_leaves_nothing_of_the_first(home):
     write_notebook(books, "02_fails", f"assert SEED == 1\n{told}")
     told = RECORD.format(name="03_needs", numbers="{'accuracy': 0.98}")
     write_notebook(books, "03_needs", told, needs=["02_fails"])
-    assert run_report(run="toy", notebooks=books) == 0
+    assert run_report(run="toy") == 0
     again = {"chosen": "02 03", "parameters": {"SEED": 2}}
-    assert run_report(run="toy", notebooks=books, **again) == 1
+    assert run_report(run="toy", **again) == 1
     assert list(json.loads((folder / "metrics.json").read_text())["notebooks"]) == ["01_kept"]
     assert (folder / "01_kept.ipynb").exists() and not (folder / "03_needs.ipynb").exists()
     assert "0.98" not in (folder / "03_needs.html").read_text("utf-8")
@@ -501,13 +504,13 @@ def test_a_run_says_what_its_notebooks_ran_with(home):
     def said() -> dict:
         return json.loads(file.read_text("utf-8"))["parameters"]
 
-    run_report(run="toy", notebooks=books, chosen="02", parameters={"FOLDS": 3})
+    run_report(run="toy", chosen="02", parameters={"FOLDS": 3})
     assert said() == {"FOLDS": 3}
-    run_report(run="toy", notebooks=books, chosen="01", parameters={"FOLDS": 3})  # it names the run
+    run_report(run="toy", chosen="01", parameters={"FOLDS": 3})  # it names the run
     assert said() == {"FOLDS": 3}
     with pytest.raises(Problem, match="FOLDS is a parameter of 02 alone"):
-        run_report(run="toy", notebooks=books, chosen="01", parameters={"FOLDS": 7})
-    run_report(run="toy", notebooks=books, chosen="02")  # FOLDS is no recipe's: its default again
+        run_report(run="toy", chosen="01", parameters={"FOLDS": 7})
+    run_report(run="toy", chosen="02")  # FOLDS is no recipe's: its default again
     assert said() == {}
 
 
@@ -516,9 +519,9 @@ def test_a_run_is_done_when_all_of_it_is(home):
     write_notebook(books, "01_broken", "1 / 0")
     write_notebook(books, "02_whole", "1")
     write_notebook(books, "03_needs", "1", needs=["01_broken"])
-    assert run_report(run="toy", notebooks=books) == 1
-    assert run_report(run="toy", notebooks=books, chosen="02") == 0  # that one went well
-    assert run_report(run="toy", notebooks=books, chosen="03") == 1  # what it needs failed before
+    assert run_report(run="toy") == 1
+    assert run_report(run="toy", chosen="02") == 0  # that one went well
+    assert run_report(run="toy", chosen="03") == 1  # what it needs failed before
     run = json.loads((home / "reports" / "toy" / "run.json").read_text("utf-8"))
     assert run["status"] == "failed"
     assert [own["status"] for own in run["notebooks"]] == ["failed", "done", "skipped"]
@@ -528,8 +531,8 @@ def test_further_notebooks_leave_what_the_run_was_made_with(home):
     books = home / "notebooks"
     write_notebook(books, "01_always", "1")
     write_notebook(books, "02_asked", "1")
-    assert run_report(run="toy", notebooks=books, parameters={"SEED": 7}) == 0
-    assert run_report(run="toy", notebooks=books, chosen="02") == 0
+    assert run_report(run="toy", parameters={"SEED": 7}) == 0
+    assert run_report(run="toy", chosen="02") == 0
     run = json.loads((home / "reports" / "toy" / "run.json").read_text("utf-8"))
     assert run["parameters"]["SEED"] == 7
     assert run["seconds"] >= sum(own["seconds"] for own in run["notebooks"]) - 0.2  # all of it
@@ -541,14 +544,14 @@ def test_further_notebooks_have_the_parameters_of_their_run(home, given, seed):
     write_notebook(books, "01_always", "1")
     write_notebook(books, "02_asked", f"assert SEED == {seed}")
     write_notebook(books, "03_other", "1", parameters="RUN: str = ''")
-    run_report(run="toy", notebooks=books, chosen="01", parameters={"SEED": 7})
-    assert run_report(run="toy", notebooks=books, chosen="02", parameters=given) == 0
+    run_report(run="toy", chosen="01", parameters={"SEED": 7})
+    assert run_report(run="toy", chosen="02", parameters=given) == 0
     file = home / "reports" / "toy" / "run.json"
     text = file.read_text("utf-8").replace('"SEED": ', '"SEED": "seven", "before": ')
     file.write_text(text, "utf-8")
-    assert run_report(run="toy", notebooks=books, chosen="03") == 0  # has no such parameter
+    assert run_report(run="toy", chosen="03") == 0  # has no such parameter
     with pytest.raises(Problem, match="SEED"):
-        run_report(run="toy", notebooks=books, chosen="02")
+        run_report(run="toy", chosen="02")
 
 
 def test_a_run_on_another_folder_of_that_name_is_not_replaced(home):
@@ -560,11 +563,11 @@ def test_a_run_on_another_folder_of_that_name_is_not_replaced(home):
         (folder / "test").mkdir()
         for name in "train/x_1.png", "train/y_1.png", "test/x_2.png":
             cv2.imwrite(str(folder / name), np.full((64, 64), 255, np.uint8))
-    assert run_report(dataset=str(folders[0]), notebooks=books) == 0
-    assert run_report(dataset=str(folders[0]), notebooks=books) == 0  # again
+    assert run_report(dataset=str(folders[0])) == 0
+    assert run_report(dataset=str(folders[0])) == 0  # again
     with pytest.raises(Problem, match=f"is a run on {folders[0]}: give this one a name"):
-        run_report(dataset=str(folders[1]), notebooks=books)
-    assert run_report(dataset=str(folders[1]), run="other", notebooks=books) == 0
+        run_report(dataset=str(folders[1]))
+    assert run_report(dataset=str(folders[1]), run="other") == 0
 
 
 @pytest.mark.parametrize("notebooks", [5, [1], [{}], [{"name": 5}], [{"name": "09_a"}]])
@@ -578,7 +581,7 @@ def test_a_stranger_s_run_can_be_gone_on_with(notebooks, metrics, home):
     for name in "kernels.log", ".01_always.partial.ipynb":
         (folder / name).symlink_to(outside)  # nothing outside the folder is written to
     write_notebook(home / "notebooks", "01_always", RECORD.format(name="01_always", numbers="{}"))
-    assert run_report(run="toy", notebooks=home / "notebooks", chosen="01") == 0
+    assert run_report(run="toy", chosen="01") == 0
     assert outside.read_text() == "mine"
     assert "01_always" in json.loads((folder / "metrics.json").read_text())["notebooks"]
 
@@ -586,14 +589,14 @@ def test_a_stranger_s_run_can_be_gone_on_with(notebooks, metrics, home):
 def test_a_number_that_no_notebook_has_is_refused_before_anything_is_written(home):
     write_notebook(home / "notebooks", "01_always", "1")
     with pytest.raises(Problem, match="there are: 01"):
-        run_report(run="toy", notebooks=home / "notebooks", chosen="09")
+        run_report(run="toy", chosen="09")
     assert not (home / "reports").exists()
 
 
 def test_a_kernel_that_dies_is_a_failure_not_a_crash(home):
     write_notebook(home / "notebooks", "01_dies", "print('so' + ' far')", "import os; os._exit(9)")
     write_notebook(home / "notebooks", "02_lives", "1")
-    assert run_report("quick", run="dead", notebooks=home / "notebooks") == 1
+    assert run_report("quick", run="dead") == 1
     run = json.loads((home / "reports/dead/run.json").read_text())
     assert [n["status"] for n in run["notebooks"]] == ["failed", "done"]
     assert "died" in run["notebooks"][0]["error"]
@@ -692,7 +695,6 @@ def test_duration(seconds, text):
 )
 def test_a_problem_is_one_line_and_exit_status_2(home, capsys, monkeypatch, arguments, says):
     write_notebook(home / "notebooks", "01_only", "1")
-    monkeypatch.setattr("digitlib.parameters.NOTEBOOKS", home / "notebooks")
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("digitlib: error: ") and error.count("\n") == 1 and says in error
@@ -713,7 +715,6 @@ def test_report_list_shows_every_parameter_once(home, capsys, monkeypatch):
     write_notebook(
         home / "notebooks", "02_b", "1", parameters=PARAMETERS + "EXTRA: int = 2  # more\n"
     )
-    monkeypatch.setattr("digitlib.parameters.NOTEBOOKS", home / "notebooks")
     assert main(["report", "--list"]) == 0
     out = capsys.readouterr().out
     assert "  quick    the notebooks' own defaults\n" in out and out.count("SEED: int = 1") == 1
