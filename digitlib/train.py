@@ -290,7 +290,7 @@ def _tuned(
     classes, clock = dataset.classes, time.perf_counter()
     seconds = {"strips": 0.0, "features": 0.0}
     for phase in 1, 2:
-        seconds[f"phase {phase}"] = sum(row["seconds"] for row in checkpoints.of(phase))
+        seconds[f"phase {phase}"] = sum((row["seconds"] for row in checkpoints.of(phase)), 0.0)
     if not settings.head_epochs and not settings.tune_epochs:
         return model.build(len(classes), settings), seconds, {"phase 1": 0, "phase 2": 0}
 
