@@ -18,9 +18,9 @@ __version__ = "0.1.0"
 # TensorFlow's start-up banner drowns what a reader came for; set TF_CPP_MIN_LOG_LEVEL to see it.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-for name in "DIGITLIB_HOME", "DIGITLIB_REFERENCE":  # notebooks run in a folder of their own
-    if os.environ.get(name):
-        os.environ[name] = os.path.abspath(os.environ[name])
+for _folder in "DIGITLIB_HOME", "DIGITLIB_REFERENCE":  # notebooks run in a folder of their own
+    if os.environ.get(_folder):
+        os.environ[_folder] = os.path.abspath(os.environ[_folder])
 ROOT = Path(os.environ.get("DIGITLIB_HOME", Path(__file__).resolve().parent.parent))
 DATA = ROOT / "data"
 REPORTS = ROOT / "reports"
@@ -34,6 +34,11 @@ def printable(what: Any) -> str:
     """It as text to be printed: a name, or a file, may hold control characters, or no UTF-8."""
     text = str(what)
     return text if text.isprintable() else ascii(text)[1:-1]
+
+
+def printable_lines(text: str) -> str:
+    """Each line of ``text`` as `printable` shows it."""
+    return "\n".join(map(printable, text.splitlines()))
 
 
 def cores() -> int:

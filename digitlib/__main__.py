@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import digitlib
-from digitlib import Problem, printable
+from digitlib import Problem, printable, printable_lines
 
 SHOWN = 40  # labels that `predict` prints; all are in its file
 MOST_SAID = 10_000  # characters of an error
@@ -367,8 +367,7 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141  # as a shell says it
     except (Problem, OSError) as problem:  # such as a full disk, or a folder not to be written to
-        lines = [printable(line) for line in str(problem)[:MOST_SAID].splitlines()]
-        print("digitlib: error:", "\n".join(lines), file=sys.stderr)
+        print("digitlib: error:", printable_lines(str(problem)[:MOST_SAID]), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ndigitlib: stopped; the same command goes on where it can", file=sys.stderr)

@@ -102,9 +102,14 @@ def timed(
             took.append((time.perf_counter() - start[0], time.process_time() - start[1]))
     wall, cpu = 1000 * np.array(took).T
     low, high = np.percentile(wall, [10, 90])
-    numbers = map(float, (wall.mean(), low, high, cpu.mean()))
-    row = dict(zip(("ms", "ms_10", "ms_90", "cpu_ms"), numbers, strict=True))
-    return {"name": name, **row, "labels": labels}
+    return {
+        "name": name,
+        "ms": float(wall.mean()),
+        "ms_10": float(low),
+        "ms_90": float(high),
+        "cpu_ms": float(cpu.mean()),
+        "labels": labels,
+    }
 
 
 def _published(files: Sequence[Path], classes: list[str]) -> dict[str, Any]:
@@ -156,7 +161,8 @@ def compared(files: Sequence[Path], names: Sequence[str] = ()) -> list[dict]:
         bar.close()
     for row in rows:
         del row["labels"]
-        row |= {key.replace("ms", "times"): rows[0][key] / row[key] for key in ("ms", "cpu_ms")}
+        row["times"] = rows[0]["ms"] / row["ms"]
+        row["cpu_times"] = rows[0]["cpu_ms"] / row["cpu_ms"]
         row |= {"same": row.get("same"), "n": len(files)}
     return rows
 

@@ -99,7 +99,8 @@ def _add(systems: Systems, file: Path, dataset: Dataset) -> None:
         raise Problem("no column predicted")
     devices = [recorded(book, "device") for book in (trained, used)]
     devices = dict.fromkeys(device for device in devices if isinstance(device, str))
-    recipe = printable(_recipe(read_json(file.parent / "run.json")))  # raises before any is added
+    # Before any is added: it may raise Problem.
+    recipe = "" if published else printable(_recipe(read_json(file.parent / "run.json")))
     for column in columns[:MOST_SYSTEMS] if published else ["predicted"]:
         own = printable(name.format(column if published else file.parent.name))
         systems.results[own] = same[keys].assign(predicted=same[column].map(printable))
@@ -117,8 +118,8 @@ def _add(systems: Systems, file: Path, dataset: Dataset) -> None:
 def _recipe(run: Mapping[str, Any]) -> str:
     """The profile of a run.json, and what else than its pages is not as that profile has it."""
     profile, given = str(run.get("profile", "?")), run.get("parameters")
-    known = {path.stem for path in NOTEBOOKS.glob("profiles/*.yaml")}
-    if profile not in known or not isinstance(given, dict):
+    profiles = {path.stem for path in NOTEBOOKS.glob("profiles/*.yaml")}
+    if profile not in profiles or not isinstance(given, dict):
         return profile
     known = setting_parameters()
     usual = {n: typed(known[n], v) for n, v in read_profile(profile).items() if n in known}

@@ -131,8 +131,8 @@ def load_dataset(
             continue
         twin, trains = learnt.get(hashes[path]), i < len(train)
         if twin and not (trains and label_of(path) == label_of(twin)):
-            cure = f"the same bytes as {printable(twin)}; remove one of the two"
-            problems.append(f"{printable(path)}: {cure}")
+            fault = f"the same bytes as {printable(twin)}; remove one of the two"
+            problems.append(f"{printable(path)}: {fault}")
         if trains:
             learnt.setdefault(hashes[path], path)
     raise_all(problems, folder)

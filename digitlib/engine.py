@@ -280,14 +280,15 @@ class Engine:
         requests = self.own.__dict__
         if sizes not in requests:
             with self.lock:  # others go on meanwhile with what they have
-                new = sizes not in self.compiled
-                large = sum(map(math.prod, sizes)) > LARGE
-                at = ANY if new and (large or len(self.compiled) >= MOST_SIZES) else sizes
-                if at not in self.compiled:
+                at = sizes
+                if sizes not in self.compiled:
                     network = self.network.clone()
-                    if at:
-                        network.reshape(dict(enumerate(at)))
-                        _check_sizes(network)
+                    network.reshape(dict(enumerate(sizes)))
+                    _check_sizes(network)  # whichever graph is to label them
+                    large = sum(map(math.prod, sizes)) > LARGE
+                    if large or len(self.compiled) >= MOST_SIZES:
+                        at, network = ANY, self.network.clone()
+                if at not in self.compiled:
                     self.compiled[at] = self.core.compile_model(network, "CPU", self.how)
             if at not in requests:
                 requests[at] = self.compiled[at].create_infer_request()

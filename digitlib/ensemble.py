@@ -16,7 +16,7 @@ import pandas as pd
 from digitlib import cores, evaluate, model, patches, predict, progress_bar
 from digitlib.dataset import Page, Shelf
 from digitlib.results import combine, result_rows
-from digitlib.settings import Settings, stride
+from digitlib.settings import Settings
 
 SHIFT_PAGES = 70  # that `one_pass_shift` looks at, at most
 ENOUGH = 35  # of each of them
@@ -64,12 +64,12 @@ def one_pass_shift(network: keras.Model, pages: Sequence[Page], settings: Settin
     few = {name: min(getattr(settings, name), ENOUGH) for name in ("n_patches", "n_even")}
     settings = replace(settings, **few)
     reader = model.one_pass(network, settings)
-    apart, step = [], stride(settings.layer)
+    apart = []
     some = pages[:: -(-len(pages) // SHIFT_PAGES)]
     for page in progress_bar(some, desc="one pass", unit="page"):
         top = replace(page, image=page.image[: settings.strip_height])
         exact, strip = vote(network, top, settings), predict.ensemble_of(top, settings)[0]
-        inputs = patches.windows(*strip, settings, step)
+        inputs = patches.windows(*strip, settings)
         once = reader.predict_on_batch([item[None] for item in inputs])
         apart.append((exact.logits - np.asarray(once)).mean(axis=(0, 1)))
     return np.mean(apart, axis=0).tolist()

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from digitlib import Problem
-from digitlib.settings import Settings
+from digitlib.settings import Settings, stride
 from digitlib.strips import GRID, MOST_INPUT, WIDE, Strip, refuse_large
 
 CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
@@ -113,16 +113,13 @@ def cut_all(
     return cut_each([strip] * len(centres), centres, settings, rng)
 
 
-def windows(
-    strip: Strip, centres: np.ndarray, settings: Settings, stride: int
-) -> tuple[np.ndarray, np.ndarray]:
+def windows(strip: Strip, centres: np.ndarray, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
     """The whole strip for the network, (h, w, 1) uint8, and the patches around ``centres`` on it.
 
     Those are (n, h', w') float32: how much of a patch's mean each position of the feature map is,
-    a box that moves by fractions of one. ``stride``: px of the network's input from one position to
-    the next. What patches show beyond the strip is paper.
+    a box that moves by fractions of one. What patches show beyond the strip is paper.
     """
-    size, scale = settings.input_size, settings.scale
+    size, scale, step = settings.input_size, settings.scale, stride(settings.layer)
     # As in `cut`: where a patch's first pixel lies, in pixels of the scaled strip.
     first = (centres - 0.5) * scale + 0.5 - size / 2
     start = np.minimum(np.floor(first.min(axis=0)), 0)
@@ -131,7 +128,7 @@ def windows(
     steps = np.array([WIDE, GRID])  # in x by more: each size is compiled once
     shape = size + steps * np.ceil((end - start - size) / steps).clip(0).astype(int)
     refuse_large(*shape)
-    if len(centres) * shape.prod() / stride**2 > MOST_INPUT:
+    if len(centres) * shape.prod() / step**2 > MOST_INPUT:
         raise Problem(
             f"{len(centres)} patches on a strip of {shape[0]} x {shape[1]} px are too many for one "
             "pass: lower N_PATCHES, or label patch by patch"
@@ -140,10 +137,10 @@ def windows(
     flags = cv2.INTER_NEAREST if scale == 1 else cv2.INTER_LINEAR  # moved by whole pixels: the same
     how = {"flags": flags, "borderValue": strip.paper}
     image = cv2.warpAffine(strip.image, matrix, shape.tolist(), **how)
-    cells = -(-size // stride)
+    cells = -(-size // step)
     shares = []
-    for place, length in zip((first - start).T / stride, shape, strict=True):
-        cell = np.arange(-(-length // stride))
+    for place, length in zip((first - start).T / step, shape, strict=True):
+        cell = np.arange(-(-length // step))
         low = np.maximum(place[:, None], cell)
         high = np.minimum(place[:, None] + cells, cell + 1)
         shares.append((high - low).clip(0) / cells)

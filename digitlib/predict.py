@@ -18,7 +18,7 @@ from digitlib.dataset import Page, image_files, raise_all, read_page
 from digitlib.engine import ONE_PASS, PATCHES, STRIPS, Engine, has_graph
 from digitlib.patches import cut_all, ensemble_centres, windows
 from digitlib.results import combine, result_rows, write_rows
-from digitlib.settings import Settings, stride
+from digitlib.settings import Settings
 from digitlib.shipped import read_card, sure_from
 from digitlib.strips import Strip, band, network_inputs, test_strips
 
@@ -55,8 +55,7 @@ def patch_by_patch(network: Callable, items: Ensemble, settings: Settings) -> np
 
 def one_pass(engine: Engine, items: Ensemble, settings: Settings) -> np.ndarray:
     """The same by ONE_PASS, nearly: the backbone sees every strip once."""
-    step = stride(settings.layer)
-    inputs = [windows(strip, centres, settings, step) for strip, centres in items]
+    inputs = [windows(strip, centres, settings) for strip, centres in items]
     return np.concatenate([engine(image[None], shares[None]) for image, shares in inputs])
 
 

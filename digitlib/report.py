@@ -23,9 +23,17 @@ from pathlib import Path
 from typing import Any
 
 import digitlib
-from digitlib import Problem, printable, write_json
+from digitlib import Problem, printable_lines, write_json
 from digitlib.pages import read_json, recorded, states_of, write_index, write_page
-from digitlib.parameters import Notebook, notebook_paths, read_notebook, read_profile, settled
+from digitlib.parameters import (
+    Notebook,
+    notebook_paths,
+    read_notebook,
+    read_profile,
+    setting_parameters,
+    settled,
+)
+from digitlib.settings import Settings
 
 # What an earlier run of a name left, and a whole new one must not find:
 LEFT = "metrics.json result.csv baseline.csv probabilities.npy classes.csv bench.json kernels.log"
@@ -215,11 +223,6 @@ def stderr_to(log: Path) -> Iterator[None]:
         os.close(before)
 
 
-def _shown(text: str) -> str:
-    """``text`` without what a terminal would obey."""
-    return "\n".join(map(printable, text.splitlines()))
-
-
 def execute(path: Path, out: Path, parameters: Mapping[str, Any]) -> str | None:
     """Run one notebook in its own kernel; what went wrong, or None. Never in place.
 
@@ -243,9 +246,9 @@ def execute(path: Path, out: Path, parameters: Mapping[str, Any]) -> str | None:
             cwd=path.parent,
         )
     except papermill.PapermillExecutionError as error:
-        return _shown(f"{error.ename}: {error.evalue}".strip().rstrip(":"))
+        return printable_lines(f"{error.ename}: {error.evalue}".strip().rstrip(":"))
     except Exception as error:  # the kernel died (out of memory?) or could not be started
-        return _shown(f"{type(error).__name__}: {error}")
+        return printable_lines(f"{type(error).__name__}: {error}")
     finally:
         if partial.exists():
             os.replace(partial, out)
@@ -302,7 +305,6 @@ def planned(
 ) -> Plan:
     """The plan of `run_report`; raises Problem, as there."""
     from digitlib.dataset import refuse_names
-    from digitlib.settings import Settings
 
     suite = [read_notebook(path) for path in notebook_paths()]
     declared = {name: p for notebook in suite for name, p in notebook.parameters.items()}
@@ -332,8 +334,7 @@ def planned(
             )
         kept = [own for own in states_of(before) if own["name"] not in {n.name for n in todo}]
         # The recipe is the run's, but for what is given now.
-        knobs = {field.name.upper() for field in dataclasses.fields(Settings)} - {"DATASET"}
-        knobs &= read & set(known) - set(parameters)
+        knobs = (setting_parameters().keys() - {"DATASET"}) & read & known.keys() - set(parameters)
         values |= settled({name: known[name] for name in knobs}, declared)
     # What the run has already may name it.
     for idle in sorted(n for n in given.keys() - read if known.get(n) != given[n]):

@@ -175,11 +175,19 @@ def test_strips(page: Page, settings: Settings) -> list[Strip]:
     return [band(page, settings)]
 
 
+def dark_pixels(image: np.ndarray) -> np.ndarray:
+    """Which of (h, w) uint8 Otsu's threshold calls dark: uint8, 1 or 0; none where all are alike.
+
+    Otsu 1979, as in OpenCV.
+    """
+    if image.min() == image.max():
+        return np.zeros_like(image)
+    return cv2.threshold(image, 0, 1, cv2.THRESH_BINARY_INV | cv2.THRESH_OTSU)[1]
+
+
 def ink(image: np.ndarray) -> np.ndarray:
     """Where there is writing: bool (h, w); dark pixels that are not part of a ruled line."""
-    if image.min() == image.max():
-        return np.zeros(image.shape, bool)
-    _, dark = cv2.threshold(image, 0, 1, cv2.THRESH_BINARY_INV | cv2.THRESH_OTSU)
+    dark = dark_pixels(image)
     # Eight pixels in a byte: where no two bytes in succession are full there is no such run, nor
     # half of one at an edge of the image.
     full = np.packbits(dark, axis=1) == 255

@@ -12,7 +12,7 @@ import numpy as np
 
 from digitlib import Problem
 from digitlib.dataset import Page
-from digitlib.strips import PAPER, RULED_LINE, ink
+from digitlib.strips import PAPER, RULED_LINE, dark_pixels, ink
 
 HELD_OUT = "as held out"  # the variant of a band in which nothing is changed
 CONTROLS = ERASED, OTHER = "writing erased", "other writing"
@@ -66,9 +66,9 @@ def pen(image: np.ndarray, width: float) -> np.ndarray:
     Each edge of a stroke moves by half of it; the result has two grey levels, the means of what
     Otsu's threshold calls dark and of the rest.
     """
-    if not width or image.min() == image.max():
+    dark = dark_pixels(image).view(bool)
+    if not width or not dark.any():
         return image
-    dark = cv2.threshold(image, 0, 1, cv2.THRESH_BINARY_INV | cv2.THRESH_OTSU)[1].view(bool)
     black, white = image[dark].mean(), image[~dark].mean()
     slope = (white - black) / np.sqrt(2 * np.pi) / PEN_SIGMA  # a px, at the edge of a wide stroke
     soft = cv2.GaussianBlur(image, (0, 0), PEN_SIGMA)
@@ -98,9 +98,7 @@ def without_writing(page: Page) -> Page:
     Those are level runs of RULED_LINE px, and upright ones of three times that. Paper is the median
     of 51 px around, so shadows stay; on a grainy grey scan a trace of the letters' shapes may, too.
     """
-    if page.image.min() == page.image.max():
-        return page
-    _, dark = cv2.threshold(page.image, 0, 255, cv2.THRESH_BINARY_INV | cv2.THRESH_OTSU)
+    dark = 255 * dark_pixels(page.image)
     kept = np.zeros_like(dark)
     for shape in (1, RULED_LINE), (3 * RULED_LINE, 1):
         kept |= cv2.morphologyEx(dark, cv2.MORPH_OPEN, np.ones(shape, np.uint8))

@@ -24,7 +24,7 @@ from digitlib.engine import Engine
 from digitlib.evaluate import read_result_csv
 from digitlib.patches import cut_all, windows
 from digitlib.predict import chosen, ensemble_of, patch_by_patch, predict_files, strip_by_strip
-from digitlib.settings import Settings, stride
+from digitlib.settings import Settings
 from digitlib.strips import GRID, WIDE, Strip, enhance, network_inputs
 
 MULTIPLIES = engine.multiplies_bfloat16
@@ -46,7 +46,7 @@ def blank(height: int, width: int) -> Strip:
     ],
 )
 def test_windows_by_hand(centre, columns):
-    image, shares = windows(blank(32, 64), np.array([centre]), PLAIN, stride=8)
+    image, shares = windows(blank(32, 64), np.array([centre]), PLAIN)
     assert image.shape == (32, 32 + WIDE, 1) and image.dtype == np.uint8
     np.testing.assert_allclose(shares[0, :, :6] * 16, [columns] * 4, atol=1e-6)
     assert not shares[0, :, 6:].any()
@@ -56,14 +56,14 @@ def test_windows_by_hand(centre, columns):
 def test_at_full_scale_the_network_sees_the_strip_s_own_pixels(centre):
     strip = Strip(np.random.default_rng(1).integers(0, 256, (32, 64), np.uint8), "", 0)
     settings = replace(PLAIN, patch_size=32, scale=1.0)
-    image, _ = windows(strip, np.array([centre]), settings, stride=8)
+    image, _ = windows(strip, np.array([centre]), settings)
     left, top = (max(0, -int(np.floor(at - 16))) for at in centre)
     np.testing.assert_array_equal(image[top : top + 32, left : left + 64, 0], strip.image)
 
 
 def test_windows_beyond_the_strip_see_paper():
     strip = Strip(np.zeros((32, 32), np.uint8), "a", 0)
-    image, shares = windows(strip, np.array([[0.0, 16.0]]), PLAIN, stride=8)
+    image, shares = windows(strip, np.array([[0.0, 16.0]]), PLAIN)
     assert image.shape == (32, 32 + WIDE, 1)  # 16 px to the left, then paper to the right
     assert (image[:, 16:48] == 0).all() and (shares[0].sum(axis=0)[:4] == 0.25).all()
 
@@ -73,11 +73,13 @@ def test_windows_beyond_the_strip_see_paper():
     st.integers(32, 400),
     st.lists(st.tuples(st.floats(-20, 420), st.floats(-20, 220)), min_size=1, max_size=4),
     st.sampled_from([0.25, 0.5, 1.0]),
-    st.sampled_from([4, 8, 16, 32]),
+    st.sampled_from([(2, 4), (6, 8), (13, 16), (14, 32)]),
 )
-def test_windows_hold_all_of_a_patch(height, width, centres, scale, stride):
-    settings = replace(PLAIN, patch_size=round(32 / scale), scale=scale)
-    image, shares = windows(blank(height, width), np.array(centres), settings, stride)
+def test_windows_hold_all_of_a_patch(height, width, centres, scale, block):
+    number, stride = block
+    layer = f"block_{number}_expand_relu"
+    settings = replace(PLAIN, patch_size=round(32 / scale), scale=scale, layer=layer)
+    image, shares = windows(blank(height, width), np.array(centres), settings)
     assert all((side - settings.input_size) % GRID == 0 for side in image.shape[:2])
     assert shares.shape[1:] == tuple(side // stride for side in image.shape[:2])
     np.testing.assert_allclose(shares.sum(axis=(1, 2)), 1, atol=1e-5)
@@ -100,7 +102,7 @@ def test_one_pass_sees_what_patches_see_but_at_their_edges(size):
     centres = np.array([[size / 2 + 32 * i, size / 2] for i in range(3)])
     network = model.build(4, settings).whole
     reader = model.one_pass(network, settings)
-    image, shares = windows(strip, centres, settings, stride=2)
+    image, shares = windows(strip, centres, settings)
     one = np.asarray(reader.predict_on_batch([image[None], shares[None]]))[0]
     exact = np.asarray(network.predict_on_batch(cut_all(strip, centres, settings)))
     np.testing.assert_allclose(one, exact, atol=np.ptp(exact) * 8 / size)
@@ -162,7 +164,7 @@ def test_the_graph_of_one_pass_gives_its_logits(average, digits):
     read = Engine(path, engine.ONE_PASS)
     strip = Strip(enhance(digits.test[0].image, settings), "a", 0)
     places = np.array([[100.0, 80.0], [300.5, 150.2]])
-    inputs = windows(strip, places, settings, stride(settings.layer))
+    inputs = windows(strip, places, settings)
     inputs = [item[None] for item in inputs]
     np.testing.assert_allclose(read(*inputs), reader.predict_on_batch(inputs), atol=1e-6)
 
@@ -389,7 +391,7 @@ def test_a_name_that_the_terminal_cannot_show_is_escaped(whole, hands_folder, tm
 
 def test_windows_that_fill_memory_are_refused_by_their_number():
     with pytest.raises(Problem, match="4000 patches on a strip of .* px.*lower N_PATCHES"):
-        windows(blank(300, 2400), np.full((4000, 2), 150.0), Settings(), stride=2)
+        windows(blank(300, 2400), np.full((4000, 2), 150.0), Settings(layer="Conv1_relu"))
 
 
 def without(path, out, *left, **changed):
@@ -457,8 +459,10 @@ def test_a_graph_that_export_does_not_write_is_refused(old, new, whole, tmp_path
         Engine(path)
 
 
-def test_a_layer_that_fills_memory_is_not_run(whole, hands, monkeypatch):
+@pytest.mark.parametrize("large", [0, engine.LARGE])  # by the graph for any size, or for this one
+def test_a_layer_that_fills_memory_is_not_run(large, whole, hands, monkeypatch):
     monkeypatch.setattr(engine, "MOST_VALUES", 1000)
+    monkeypatch.setattr(engine, "LARGE", large)
     items = ensemble_of(hands.test[0], whole[1])
     with pytest.raises(Problem, match="fills memory"):
         strip_by_strip(Engine(whole[2]), items, whole[1])
