@@ -1,7 +1,8 @@
 """Reads scans from disk, and refuses before any work starts what would fail or mislead later.
 
 In: a dataset folder (train/ and test/ with ``{label}_{anything}.png``), by name or path.
-Out: a Dataset of Pages, every image uint8 (h, w), 0 ink .. 255 paper, whatever the file format was.
+Out: a Dataset of Pages, every image uint8 (h, w), 0 ink .. 255 paper, whatever the file format and
+the light were.
 """
 
 import contextlib
@@ -21,6 +22,7 @@ from PIL import Image, ImageOps
 import digitlib
 from digitlib import Problem, printable, progress_bar
 from digitlib.fetch import CURES, missing_files
+from digitlib.light import evened
 from digitlib.settings import Settings
 
 GENERATED = ("digits", "hands")
@@ -164,8 +166,18 @@ def image_files(paths: Iterable[str | Path]) -> list[Path]:
 def read_page(path: Path) -> Page:
     """One image as a Page; its label is "" where the name has none. Raises Problem.
 
-    (h, w) uint8, C-contiguous, 0 ink .. 255 paper: transparency lies on white, 16 bits scale to 8,
-    EXIF rotation is applied, white on black is turned, and of several pages the first is read.
+    As `read_grey` reads it; then white on black is turned, and uneven light `light.evened`.
+    """
+    image = read_grey(path)
+    inverted = _is_inverted(image)
+    return Page(path, label_of(path), evened(255 - image if inverted else image), inverted)
+
+
+def read_grey(path: Path) -> np.ndarray:
+    """One image as it is in its file: (h, w) uint8, C-contiguous. Raises Problem.
+
+    Transparency lies on white, 16 bits scale to 8, EXIF rotation is applied, and of several pages
+    the first is read.
     """
     shown = printable(path)
     if not path.is_file():  # opening a pipe would wait for ever
@@ -189,7 +201,7 @@ def read_page(path: Path) -> Page:
             if picture.format == "BMP" and picture.mode == "1" and _bytes_a_pixel(picture):
                 raise ValueError("Pillow misreads 8-bit BMPs of two colours; save it as PNG")
             picture.load()  # all of it: a file that was cut off fails here
-            image = _grey(picture)
+            return _grey(picture)
     except Problem:
         raise
     except Image.DecompressionBombError as error:
@@ -201,8 +213,6 @@ def read_page(path: Path) -> Page:
         ) from error
     except Exception as error:  # a damaged file makes Pillow raise nearly anything
         raise Problem(f"{shown}: cannot be read ({error}); copy or export it again") from error
-    inverted = _is_inverted(image)
-    return Page(path, label_of(path), 255 - image if inverted else image, inverted)
 
 
 def label_of(path: Path) -> str:

@@ -27,8 +27,8 @@ from digitlib.variants import VARIANTS, Images, part_of, perturbed, whole
 LEAST_ROWS = 60  # px: what is left of a page above or below a band is dropped if it is lower
 # The files that results come from:
 CODE = (
-    "settings dataset strips patches batches model vlad engine train predict ensemble results "
-    "evaluate variants folds baseline"
+    "settings light dataset strips patches batches model vlad engine train predict ensemble "
+    "results evaluate variants folds baseline"
 )
 Label = Callable[[list[Page]], tuple[pd.DataFrame, np.ndarray]]  # `ensemble.evaluated` of images
 PARTS = {"whole bands": "whole", "thirds of them": "third"}

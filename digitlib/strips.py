@@ -13,6 +13,7 @@ import numpy as np
 
 from digitlib import Problem, progress_bar
 from digitlib.dataset import Page, Shelf
+from digitlib.light import dark_pixels
 from digitlib.settings import Settings
 
 PAPER = 255
@@ -173,16 +174,6 @@ def test_strips(page: Page, settings: Settings) -> list[Strip]:
     if height > 1.25 * settings.strip_height:
         return _cut(page, [0, height - settings.strip_height], settings)
     return [band(page, settings)]
-
-
-def dark_pixels(image: np.ndarray) -> np.ndarray:
-    """Which of (h, w) uint8 Otsu's threshold calls dark: uint8, 1 or 0; none where all are alike.
-
-    Otsu 1979, as in OpenCV.
-    """
-    if image.min() == image.max():
-        return np.zeros_like(image)
-    return cv2.threshold(image, 0, 1, cv2.THRESH_BINARY_INV | cv2.THRESH_OTSU)[1]
 
 
 def ink(image: np.ndarray) -> np.ndarray:

@@ -12,12 +12,12 @@ import numpy as np
 
 from digitlib import Problem
 from digitlib.dataset import Page
-from digitlib.strips import PAPER, RULED_LINE, dark_pixels, ink
+from digitlib.light import LEAST_CONTRAST, dark_pixels
+from digitlib.strips import PAPER, RULED_LINE, ink
 
 HELD_OUT = "as held out"  # the variant of a band in which nothing is changed
 CONTROLS = ERASED, OTHER = "writing erased", "other writing"
 PEN_SIGMA = 1.0  # px: blur that turns a step of the pen's edge into a slope
-LEAST_CONTRAST = 24  # grey levels between ink and paper, means: paper's own grain has less
 LEAST_WRITTEN = 0.1  # of an equal share of the ink: less is no line, but tails of the one above
 Images = Iterator[tuple[tuple[str, str], list[Page]]]  # (variant, whole or third), its images
 
