@@ -77,6 +77,7 @@ def check(args: argparse.Namespace) -> int:
 
     from digitlib.dataset import load_dataset
     from digitlib.fetch import missing_files
+    from digitlib.measures import about_lines
 
     dataset = load_dataset(args.dataset, tests=False)
     names = [printable(label) for label in dataset.classes]
@@ -88,6 +89,7 @@ def check(args: argparse.Namespace) -> int:
         height, width = map(median_low, zip(*(page.image.shape for page in pages), strict=True))
         of = len({page.label for page in pages})
         print(f"{part}: {len(pages)} images of {of} classes, {width} x {height} px (medians)")
+    print(about_lines(page.image for page in dataset.train))
     if dataset.inverted:
         shown = ", ".join(map(printable, dataset.inverted[:SHOWN]))
         print(f"{len(dataset.inverted)} white on black, and turned: {shown}")

@@ -149,7 +149,9 @@ def compared(files: Sequence[Path], names: Sequence[str] = ()) -> list[dict]:
                 read, _ = reader(path, engine)
                 found[engine] = timed(
                     f"{name}, {engine}",
-                    lambda file, read=read, how=how: combine(read(read_page(file)), how.combine),
+                    lambda file, read=read, how=how: combine(
+                        read(read_page(file, how.resize)), how.combine
+                    ),
                     files,
                     classes,
                 )

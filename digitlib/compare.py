@@ -14,7 +14,7 @@ import keras
 import pandas as pd
 
 from digitlib import Problem, ensemble, evaluate, model, printable, variants
-from digitlib.dataset import GENERATED, Dataset, Page
+from digitlib.dataset import GENERATED, Dataset, Page, read_page
 from digitlib.pages import read_json
 from digitlib.parameters import NOTEBOOKS, read_profile, setting_parameters, typed
 from digitlib.report import run_folder
@@ -223,14 +223,19 @@ def by_text(
     parts: list[int],
     seed: int = 1,
     memory: int = Settings.memory,
+    resize: float = Settings.resize,
 ) -> pd.DataFrame:
     """`in_pieces` of each run's model, and of its baseline where 06 has recorded them.
 
     Columns: system, then as there. A piece gets its share of the patches, and keeps its size.
+    ``resize``: that ``dataset`` was read with; for models of another its test images are read anew.
     """
     rows = []
     for run in dict.fromkeys(runs):
         network, classes, settings = model.load(run_folder(run) / "model.keras")
+        if settings.resize != resize:
+            test = [read_page(page.path, settings.resize) for page in dataset.test]
+            dataset, resize = replace(dataset, test=test), settings.resize
         metrics = read_json(run_folder(run) / "metrics.json")
         used = _recorded(metrics, "04_ensemble", "parameters") or {}
         used = {key: used[key] for key in ENSEMBLE if key in used}

@@ -7,6 +7,7 @@ the light were.
 
 import contextlib
 import hashlib
+import math
 import os
 import tempfile
 import unicodedata
@@ -113,6 +114,7 @@ def load_dataset(
     seed: int = 1,
     progress: bool = True,
     memory: int = Settings.memory,
+    resize: float = Settings.resize,
     tests: bool = True,
 ) -> Dataset:
     """Read ``digits``, ``hands`` (both written on first use), ``reference`` or a folder.
@@ -120,12 +122,13 @@ def load_dataset(
     A name wins over a folder of that name; write ``./digits`` for the folder. Everything is
     checked before anything is returned, and a Problem lists all bad files at once. Links are
     followed, out of the folder too: shared scans are often collected by links. Images beyond
-    ``memory`` MB wait on a `Shelf`. ``tests`` False: there need be no test images yet. (A script
-    that has a data set drawn needs `if __name__ == "__main__":`, as other processes draw.)
+    ``memory`` MB wait on a `Shelf`. ``resize``: as for `read_page`. ``tests`` False: there need be
+    no test images yet. (A script that has a data set drawn needs `if __name__ == "__main__":`, as
+    other processes draw.)
     """
     folder = _source(name_or_path, classes, seed)
     train, test, problems = _listed(folder, tests)
-    pages, hashes, unreadable = _read_all(train + test, progress, memory)
+    pages, hashes, unreadable = _read_all(train + test, progress, memory, resize)
     problems += unreadable
     learnt: dict[str, Path] = {}  # SHA-256 -> training page
     for i, path in enumerate(train + test):
@@ -163,12 +166,19 @@ def image_files(paths: Iterable[str | Path]) -> list[Path]:
     return files
 
 
-def read_page(path: Path) -> Page:
-    """One image as a Page; its label is "" where the name has none. Raises Problem.
+def read_page(path: Path, resize: float = Settings.resize) -> Page:
+    """One image as a Page, ``resize`` times as large; its label is "" where the name has none.
 
-    As `read_grey` reads it; then white on black is turned, and uneven light `light.evened`.
+    As `read_grey` reads it; then white on black is turned, and uneven light `light.evened`. Raises
+    Problem, also for what is then too small or too large.
     """
     image = read_grey(path)
+    if resize != 1:
+        size = [round(side * resize) for side in image.shape[::-1]]
+        if min(size) < MIN_SIDE or math.prod(size) > MAX_PIXELS:
+            raise Problem(f"{printable(path)}: RESIZE {resize:g} makes it {size[0]} x {size[1]} px")
+        how = cv2.INTER_AREA if resize < 1 else cv2.INTER_CUBIC
+        image = cv2.resize(image, size, interpolation=how)
     inverted = _is_inverted(image)
     return Page(path, label_of(path), evened(255 - image if inverted else image), inverted)
 
@@ -296,13 +306,13 @@ def _images(folder: Path, needed: bool = True) -> list[Path]:
 
 
 def _read_all(
-    paths: list[Path], progress: bool, memory: int
+    paths: list[Path], progress: bool, memory: int, resize: float
 ) -> tuple[list[Page], dict[Path, str], list[str]]:
     """The pages that can be read, the SHA-256 of each, and what is wrong with the others."""
     pages, hashes, problems, shelf = [], {}, [], Shelf(memory * 10**6)
     for path in progress_bar(paths, desc="reading", unit="image") if progress else paths:
         try:
-            page = read_page(path)
+            page = read_page(path, resize)
         except Problem as problem:
             problems.append(str(problem))
             continue

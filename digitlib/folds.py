@@ -295,10 +295,10 @@ def summary(
 def changes(text: str, settings: Settings) -> dict[str, Settings]:
     """``CLUSTERS=32; SEED=2`` -> {"CLUSTERS=32": settings with that, …}; raises Problem.
 
-    What says which pages there are (DATASET, CLASSES) cannot be changed.
+    What says which pages there are (DATASET, CLASSES, RESIZE) cannot be changed.
     """
     known, changed = setting_parameters(), {}
-    del known["DATASET"], known["CLASSES"]
+    del known["DATASET"], known["CLASSES"], known["RESIZE"]
     for entry in filter(None, (part.strip() for part in text.split(";"))):
         name, equals, value = (part.strip() for part in entry.partition("="))
         if not equals:

@@ -136,7 +136,7 @@ def predict_files(
         """The image's row, or what is wrong with it: of many classes, too, little is kept."""
         start = time.perf_counter()
         try:
-            page = read_page(file)
+            page = read_page(file, settings.resize)
         except Problem as problem:
             return str(problem)
         try:

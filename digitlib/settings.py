@@ -28,6 +28,7 @@ MOST_WEIGHTS = 2**26  # of whitening and labels of VLAD vectors; a model file ha
 RANGES = {  # smallest and largest value that means something
     "classes": (2, 10_000),
     "seed": (0, 2**32 - 1),  # what a SeedGenerator's state holds
+    "resize": (0.05, 20),
     "text": (0.01, 1),
     "memory": (0, 10_000_000),
     "clahe_clip": (0, 100),
@@ -93,6 +94,7 @@ class Settings:
     dataset: str = "digits"  # digits, hands, reference, or a folder with train/ and test/
     classes: int = 70  # of a generated data set
     seed: int = 1  # of everything random
+    resize: float = 1.0  # of all images when they are read, so that lines are 100 px apart
     text: float = 1.0  # share of each page, from its top, that is learnt from
     # MB in memory, each, of images, strips, features, votes; more is in files: the same results
     memory: int = field(default=2000, compare=False)

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -323,3 +324,19 @@ def test_less_text(home, digits, tiny):
     assert both["parts"].tolist() == [1, 3, 1] and both["n_correct"].tolist()[2] == 1
     with pytest.raises(Problem, match="no such model"):
         compare.by_text(["two"], digits, [1])
+
+
+def test_each_model_is_shown_images_of_the_size_it_reads(home, digits, tiny, monkeypatch):
+    heights = {}
+
+    def label(network, classes, settings, cut, n):
+        heights[settings.resize] = {page.image.shape[0] for page in cut}
+        return pd.DataFrame({"actual": ["a"], "predicted": ["a"]})
+
+    monkeypatch.setattr(compare, "_labelled", label)
+    for run, resize in {"one": 1.0, "half": 0.5, "again": 1.0}.items():
+        settings = replace(tiny, resize=resize)
+        network = model.build(len(digits.classes), settings).whole
+        model.save(network, digits.classes, settings, home / "reports" / run / "model.keras")
+    compare.by_text(["one", "half", "again"], digits, [1], resize=1.0)
+    assert heights == {1.0: {300, 600}, 0.5: {150, 300}}

@@ -228,6 +228,17 @@ def test_bad_images_are_refused_by_name(tmp_path, name, write, complaint):
     assert str(path) in str(caught.value)
 
 
+def test_images_are_resized_when_they_are_read(tmp_path):
+    pixels = np.where(np.random.default_rng(1).random((40, 60)) < 0.1, 0, 255).astype(np.uint8)
+    Image.fromarray(np.kron(pixels, np.ones((2, 2), np.uint8))).save(tmp_path / "a_1.png")
+    assert read_page(tmp_path / "a_1.png").image.shape == (80, 120)
+    assert np.array_equal(read_page(tmp_path / "a_1.png", 0.5).image, pixels)  # means of four alike
+    assert read_page(tmp_path / "a_1.png", 3).image.shape == (240, 360)
+    for resize in 0.39, 200:  # 31 px high, and 384 million pixels
+        with pytest.raises(Problem, match=rf"a_1.png: RESIZE {resize:g} makes it \d+ x \d+ px"):
+            read_page(tmp_path / "a_1.png", resize)
+
+
 def test_smallest_image_that_is_taken(tmp_path):
     saved("L", "PNG", 1, (32, 32))(tmp_path / "a_1.png")
     assert read_page(tmp_path / "a_1.png").image.shape == (32, 32)

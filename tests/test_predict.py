@@ -318,6 +318,20 @@ def test_answers_below_a_confidence_are_not_sure(whole, hands_folder, tmp_path, 
     assert {row["sure"] for row in predict_files(images, file, sure=0.0)} == {"yes"}
 
 
+def test_a_model_reads_images_of_the_size_that_it_learnt(whole, hands, tmp_path):
+    """Strips twice as large, by a model whose images were halved: the very same pixels."""
+    network, classes, settings = model.load(whole[2])
+    half = model.save(network, classes, replace(settings, resize=0.5), tmp_path / "half.keras")
+    large = tmp_path / "large"
+    large.mkdir()
+    for page in hands.test:
+        double = np.kron(page.image, np.ones((2, 2), np.uint8))
+        Image.fromarray(double).save(large / page.path.name)
+    found = {row["filename"]: row["top5"] for row in predict_files([large], half)}
+    plain = predict_files([page.path for page in hands.test], whole[2])
+    assert found == {row["filename"]: row["top5"] for row in plain}
+
+
 @pytest.mark.parametrize("text", ["2", "-0.1", "nan", "much"])
 def test_a_confidence_that_is_none_is_refused(text, capsys):
     with pytest.raises(SystemExit):

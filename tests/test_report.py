@@ -734,6 +734,7 @@ def test_check_says_what_is_in_a_data_set(tmp_path, capsys):
         "2 classes, a to b",
         "train: 3 images of 2 classes, 60 x 50 px (medians)",
         "test: 1 images of 1 classes, 60 x 40 px (medians)",
+        "no lines of writing were seen; the settings are for lines 100 px apart",
         "1 white on black, and turned: test/b_2.png",
         "1 other files and folders, ignored",
     ]

@@ -69,7 +69,7 @@ def test_the_paper_profile_sets_nothing_else():
     # What is left is no setting of the system: what to read, from which seed, and how to compute.
     rest = {field.name for field in dataclasses.fields(Settings)} - set(PUBLISHED)
     unused = {*VLAD.split(), "view_patches", "mixed_precision"}
-    assert rest == {"dataset", "classes", "seed", "memory"} | unused
+    assert rest == {"dataset", "classes", "seed", "memory", "resize"} | unused
     assert {name.lower() for name in read_profile("paper")} == set(PUBLISHED)
 
 
