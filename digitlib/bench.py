@@ -134,18 +134,19 @@ def compared(files: Sequence[Path], names: Sequence[str] = ()) -> list[dict]:
         network = model.build(70, settings).whole
         classes = [f"{i:02}" for i in range(1, 71)]
         weights = model.save(network, classes, settings, Path(folder) / "paper.keras")
-        jobs = {"paper": weights} | {str(name): shipped.find(name) for name in names}
-        ways = {name: without_keras(shipped.read_card(path)[1]) for name, path in jobs.items()}
-        ways |= {name: [*own, "keras"] for name, own in ways.items() if name != "paper"}
-        total = 1 + sum(map(len, ways.values()))
+        jobs = [("paper", weights, without_keras(settings))]
+        for name in names:
+            path = shipped.find(name)
+            jobs.append((str(name), path, [*without_keras(shipped.read_card(path)[1]), "keras"]))
+        total = 1 + sum(len(engines) for *_, engines in jobs)
         bar = progress_bar(None, total=total, desc="bench", unit="procedure")
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
             rows = [pool.submit(_published, files, classes).result()]
         bar.update()
-        for name, path in jobs.items():
+        for name, path, engines in jobs:
             classes, how, _ = shipped.read_card(path)
             found = {}
-            for engine in ways[name]:
+            for engine in engines:
                 read, _ = reader(path, engine)
                 found[engine] = timed(
                     f"{name}, {engine}",

@@ -444,6 +444,11 @@ def _carry_out(plan: Plan, folder: Path) -> int:
                     print(f"      failed: {own['error']}", flush=True)
             write_page(out, notebook.path, state, own)
             save()
+        sources = {source.stem: source for source in notebook_paths()}
+        for own in kept:  # anew: from them, too, one comes to the others
+            source = sources.get(own["name"])
+            if source and (executed := folder / source.name).is_file():
+                write_page(executed, source, state, own)
         state["status"] = "done" if all(s["status"] == "done" for s in everything) else "failed"
     except BaseException:
         for unfinished in [state, *(s for s in states if s["status"] == "running")]:

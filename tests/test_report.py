@@ -481,6 +481,20 @@ def test_further_notebooks_do_not_change_what_a_run_is(home, how, says):
     assert (home / "reports" / "toy" / "run.json").read_text("utf-8") == before
 
 
+def test_pages_of_a_run_lead_to_what_was_added_to_it(home):
+    books, folder = home / "notebooks", home / "reports" / "toy"
+    write_notebook(books, "01_first", "1")
+    write_notebook(books, "02_second", "1")
+    assert run_report(run="toy", chosen="01") == 0
+    assert "02_second" not in (folder / "01_first.html").read_text("utf-8")
+    run = json.loads((folder / "run.json").read_text("utf-8"))
+    run["notebooks"].append({"name": "../01_first", "status": "done"})  # a stranger's
+    (folder / "run.json").write_text(json.dumps(run), "utf-8")
+    assert run_report(run="toy", chosen="02") == 0
+    assert 'href="02_second.html"' in (folder / "01_first.html").read_text("utf-8")
+    assert not list((home / "reports").glob("*first*"))
+
+
 def test_what_fails_the_second_time_leaves_nothing_of_the_first(home):
     books, folder = home / "notebooks", home / "reports" / "toy"
     write_notebook(books, "01_kept", RECORD.format(name="01_kept", numbers="{'n': 1}"))
