@@ -77,7 +77,7 @@ def check(args: argparse.Namespace) -> int:
 
     from digitlib.dataset import load_dataset
     from digitlib.fetch import missing_files
-    from digitlib.measures import about_lines
+    from digitlib.lines import about_lines
 
     dataset = load_dataset(args.dataset, tests=False)
     names = [printable(label) for label in dataset.classes]
@@ -139,18 +139,21 @@ def predict(args: argparse.Namespace) -> int:
 
     _refuse_missing(args.images)
     model = find(args.model or DEFAULT)
-    classes, _, about = read_card(model)
+    classes, settings, about = read_card(model)
     known = about.get("data", f"{len(classes)} classes, {classes[0]} to {classes[-1]}")
     print(f"model: {args.model or DEFAULT} ({printable(known)})", file=sys.stderr)
     from digitlib.dataset import raise_all
-    from digitlib.predict import chosen, predict_files
+    from digitlib.predict import chosen, of_another_scale, predict_files
 
     if chosen(args.engine, model) == "keras":
         with quiet_start():
             import keras  # noqa: F401
 
+    resize = settings.resize if args.resize is None else args.resize
+    if doubt := of_another_scale(args.images, resize):
+        print(f"note: {doubt}", file=sys.stderr)
     problems: list[str] = []
-    how = {"sure": args.sure, "problems": problems}
+    how = {"sure": args.sure, "resize": resize, "problems": problems}
     rows = predict_files(args.images, model, args.out, args.engine, **how)
     width = max(len(printable(row["filename"])) for row in rows[:SHOWN])
     for row in rows[:SHOWN]:
@@ -241,6 +244,17 @@ def confidence(text: str) -> float:
     raise argparse.ArgumentTypeError(f"a confidence is a number from 0 to 1, not {text!r}")
 
 
+def times(text: str) -> float:
+    """The argument of --resize."""
+    from digitlib.settings import RANGES
+
+    low, high = RANGES["resize"]
+    with contextlib.suppress(ValueError):
+        if low <= float(text) <= high:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"a number from {low} to {high}, not {text!r}")
+
+
 def parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     top = argparse.ArgumentParser(
@@ -324,6 +338,11 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--sure", type=confidence, metavar="CONFIDENCE",
         help="lowest confidence, 0 to 1, that counts as sure (default: as the model's card says)",
+    )  # fmt: skip
+
+    sub.add_argument(
+        "--resize", type=times, metavar="TIMES",
+        help="how many times as large images are read (default: as the model's pages were)",
     )  # fmt: skip
 
     sub = command(bench, "Measure what a label costs, next to the published procedure.")

@@ -18,9 +18,10 @@ import pandas as pd
 from digitlib import Problem, progress_bar, vlad
 from digitlib.dataset import Dataset, Page, Shelf
 from digitlib.folds import Label
+from digitlib.lines import first_lines
 from digitlib.results import result_rows, softmax
 from digitlib.settings import Settings
-from digitlib.strips import at_scale, enhance, first_lines, ink, strip_tops
+from digitlib.strips import at_scale, enhance, ink, strip_tops
 
 LARGEST = 20.0  # px of the page: wider keypoints are gaps between words or lines, not strokes
 BORDER = 5  # px of the input: a keypoint in the bend of a stroke lies beside the ink

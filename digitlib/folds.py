@@ -17,17 +17,18 @@ from scipy.optimize import brentq
 
 from digitlib import Problem, engine, ensemble, evaluate, train, write_json
 from digitlib.dataset import Dataset, Page
+from digitlib.lines import REACH, between_lines
 from digitlib.pages import read_json
 from digitlib.parameters import setting_parameters, settled
 from digitlib.results import softmax
 from digitlib.settings import RANGES, Settings
-from digitlib.strips import REACH, between_lines, ink
+from digitlib.strips import ink
 from digitlib.variants import VARIANTS, Images, part_of, perturbed, whole
 
 LEAST_ROWS = 60  # px: what is left of a page above or below a band is dropped if it is lower
 # The files that results come from:
 CODE = (
-    "settings light dataset strips patches batches model vlad engine train predict ensemble "
+    "settings light dataset strips lines patches batches model vlad engine train predict ensemble "
     "results evaluate variants folds baseline"
 )
 Label = Callable[[list[Page]], tuple[pd.DataFrame, np.ndarray]]  # `ensemble.evaluated` of images

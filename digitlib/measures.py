@@ -3,13 +3,12 @@
 In: scans and strips (h, w) uint8, centres of patches (n, 2) in px. Out: counts, shares, tables.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import cv2
 import numpy as np
 import pandas as pd
-from scipy.signal import find_peaks
 
 from digitlib.patches import cut, random_centres
 from digitlib.settings import Settings
@@ -18,42 +17,6 @@ from digitlib.strips import PAPER, Strip, enhance, ink
 NOTICEABLE = 8  # grey levels of 255; less, on a screen, is hardly seen
 AUGMENTATIONS = ("rotation", "translation", "zoom", "slant", "contrast", "thickness")
 LETTER = 100  # px of ink: about one small letter, 20 px high, of a 3 px pen
-APART = 100  # px from line to line, what the profiles' settings are for
-NEAR = 1.25  # times more or less is near enough
-COLUMNS = 8  # that a page is divided into, each narrow enough for a page that is not quite upright
-LEAST_PITCH = 16  # px
-LEAST_LIKE = 0.2  # correlation of a page with itself, moved by a line: less is no pattern
-
-
-def line_pitch(image: np.ndarray) -> int | None:
-    """px from one line of writing to the next on an (h, w) uint8 page; None where none is seen.
-
-    The least shift down the page by which its rows of ink are nearly as like themselves as by any:
-    the first high peak of their autocorrelation, the mean over COLUMNS. It needs three lines.
-    """
-    height = image.shape[0]
-    inked = ink(image).astype(np.float32)
-    inked = cv2.resize(inked, (COLUMNS, height), interpolation=cv2.INTER_AREA)
-    inked = cv2.GaussianBlur(inked, (1, 9), 2)
-    waves = np.fft.rfft(inked - inked.mean(axis=0), 2 * height, axis=0)
-    like = np.fft.irfft(np.abs(waves) ** 2, axis=0)[:height].sum(axis=1)
-    like /= np.arange(height, 0, -1) * max(like[0] / height, 1e-9)
-    peaks, _ = find_peaks(like[: height // 2], LEAST_LIKE)
-    peaks = peaks[peaks >= LEAST_PITCH]
-    return int(peaks[like[peaks] >= 0.7 * like[peaks].max()][0]) if len(peaks) else None
-
-
-def about_lines(images: Iterable[np.ndarray], resize: float = 1.0) -> str:
-    """A sentence: how far apart lines are on pages read with ``resize`` (the median), and which
-    RESIZE would suit the profiles better, if any."""
-    pitches = [pitch for image in images if (pitch := line_pitch(image))]
-    if not pitches:
-        return f"no lines of writing were seen; the settings are for lines {APART} px apart"
-    pitch = float(np.median(pitches))
-    if APART / NEAR <= pitch <= APART * NEAR:
-        return f"lines are about {pitch:.0f} px apart; the settings are for {APART}"
-    cure = f"-p RESIZE {resize * APART / pitch:.2g}"
-    return f"lines are about {pitch:.0f} px apart, but the settings are for {APART}: add {cure}"
 
 
 def inkiest(image: np.ndarray, size: tuple[int, int]) -> tuple[int, int]:

@@ -4,7 +4,9 @@ In: image files and a model file. Out: a row an image, and result.csv. Each imag
 and labelled by one of a few threads, so that of a folder few images are in memory at a time.
 """
 
+import contextlib
 import importlib.util
+import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +18,7 @@ import numpy as np
 from digitlib import Problem, cores, progress_bar
 from digitlib.dataset import Page, image_files, raise_all, read_page
 from digitlib.engine import ONE_PASS, PATCHES, STRIPS, Engine, has_graph
+from digitlib.lines import APART, better_resize, line_pitch
 from digitlib.patches import cut_all, ensemble_centres, windows
 from digitlib.results import combine, result_rows, write_rows
 from digitlib.settings import Settings
@@ -23,6 +26,7 @@ from digitlib.shipped import read_card, sure_from
 from digitlib.strips import Strip, band, network_inputs, test_strips
 
 ENGINES = ("auto", "openvino", "one-pass", "keras")
+FEW = 5  # images whose lines are looked at before all are labelled
 MOST_AT_ONCE = 2**19  # of patches that go through the network at once: more wait for memory
 
 Ensemble = Sequence[tuple[Strip, np.ndarray]]  # strips, and their patches' centres (n, 2) x, y px
@@ -105,26 +109,46 @@ def reader(
     return lambda page: way(compiled, ensemble_of(page, settings), settings), threads
 
 
+def of_another_scale(paths: Iterable[Path], resize: float) -> str | None:
+    """What to do about images whose lines are not as far apart as the profiles have them, by the
+    first few of ``paths``, read with ``resize``; None where that is well, or no lines are seen."""
+    pitches = []
+    for path in image_files(paths)[:FEW]:
+        with contextlib.suppress(Problem):  # said of each image when it is labelled
+            pitches.append(line_pitch(read_page(path, resize).image))
+    pitches = [pitch for pitch in pitches if pitch]
+    pitch = statistics.median(pitches) if pitches else APART
+    if (better := better_resize(pitch, resize)) is None:
+        return None
+    return (
+        f"lines are about {pitch:.0f} px apart: unless they were so on the pages that the model "
+        f"learnt from, add --resize {better:g}"
+    )
+
+
 def predict_files(
     paths: Iterable[Path],
     model: Path,
     out: Path | None = None,
     engine: str = "auto",
     sure: float | None = None,
+    resize: float | None = None,
     problems: list[str] | None = None,
 ) -> list[dict]:
     """`results.result_rows` of images (files, or folders of them); to ``out`` too, if given.
 
     ``sure``: the confidence from which on an answer counts as sure (a column: yes or no); by
-    default what the model's card says, and if that says nothing there is no such column. Raises
-    Problem, naming all files that cannot be read, and then writes nothing; unless some can be read
-    and there is a list ``problems``: what is wrong with the others is added to it.
+    default what the model's card says, and if that says nothing there is no such column.
+    ``resize``: as for `read_page`; by default as the model's own pages were read. Raises Problem,
+    naming all files that cannot be read, and then writes nothing; unless some can be read and there
+    is a list ``problems``: what is wrong with the others is added to it.
     """
     files = image_files(paths)
     if out and out.is_dir():
         raise Problem(f"--out {out}: is a folder; name a file in it, such as {out / 'result.csv'}")
     classes, settings, about = read_card(model)
     sure = sure_from(about) if sure is None else sure
+    resize = settings.resize if resize is None else resize
     read, threads = reader(model, engine, min(cores(), len(files)))
     cv2.setNumThreads(1 if threads > 1 else cores())
 
@@ -136,7 +160,7 @@ def predict_files(
         """The image's row, or what is wrong with it: of many classes, too, little is kept."""
         start = time.perf_counter()
         try:
-            page = read_page(file, settings.resize)
+            page = read_page(file, resize)
         except Problem as problem:
             return str(problem)
         try:

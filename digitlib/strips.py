@@ -20,7 +20,6 @@ PAPER = 255
 MOST_INPUT = 2**25  # px that a network reads at once: A4 at 600 dpi
 GRID = 32  # px: MobileNetV2's coarsest stride; inputs are padded to a multiple of it in height,
 WIDE = 64  # px: and of this in width, so that strips come in few sizes, each compiled once
-REACH = 45  # px, half a line's pitch: how far an edge may move to a row between two lines
 LEAST_INK = 0.02  # of what a position of a feature map covers: less is an edge, or dust
 RULED_LINE = 45  # px: no stroke of a letter runs level for so long, a ruled line does
 
@@ -107,25 +106,6 @@ def split_tops(height: int, settings: Settings) -> tuple[list[int], list[int]]:
             training.append(bottom - strip)
         return training, [bottom]
     return tops, tops
-
-
-def between_lines(written: np.ndarray, row: int, reach: int) -> int:
-    """The row near ``row`` where the least is written; ``written``: pixels of ink in each row."""
-    low, high = max(0, row - reach), min(len(written), row + reach + 1)
-    smooth = np.convolve(written, np.ones(9) / 9, "same")[low:high]
-    near = np.abs(np.arange(low, high) - row)  # of rows alike the nearest
-    return low + int(np.lexsort((near, smooth))[0])
-
-
-def first_lines(page: Page, share: float) -> Page:
-    """``page`` without what is written below ``share`` of its height, cut between two lines."""
-    rows = page.image.shape[0]
-    if share >= 1:
-        return page
-    wanted = max(1, round(share * rows))
-    written = ink(page.image).sum(axis=1).astype(float)
-    bottom = between_lines(written, wanted, min(REACH, wanted // 3))
-    return replace(page, image=page.image[:bottom])
 
 
 def shared_rows(training: list[int], validation: list[int], strip_height: int) -> float:

@@ -22,6 +22,7 @@ from sklearn.preprocessing import StandardScaler
 from digitlib import Problem, model, patches, progress_bar, strips, vlad, whole_file, write_json
 from digitlib.batches import EVEN_PATCHES, CachedFeatures, EvenPatches, PatchStream
 from digitlib.dataset import Dataset, Page
+from digitlib.lines import first_lines
 from digitlib.pages import read_json
 from digitlib.settings import Settings
 
@@ -266,7 +267,7 @@ def train(dataset: Dataset, settings: Settings, folder: Path) -> Trained:
         raise Problem(f"{dataset.folder}: one class only; there is nothing to tell apart")
     cv2.setNumThreads(1)  # OpenCV's threads and the network's fight over the cores
     model.keep_memory()
-    pages = [strips.first_lines(page, settings.text) for page in dataset.train]
+    pages = [first_lines(page, settings.text) for page in dataset.train]
     dataset = replace(dataset, train=pages)
     checkpoints = Checkpoints(Path(folder), fingerprint(dataset.train, settings))
     network, seconds, n_patches = _tuned(dataset, settings, checkpoints)

@@ -47,52 +47,6 @@ def test_ink_is_counted_within_patches():
     assert measures.unseen_ink(strip(), centres[:2], 4) == 0
 
 
-def written_page(pitch: int, lines: int, slope: float = 0.0) -> np.ndarray:
-    """(h, w) uint8: ``lines`` lines of strokes a third of ``pitch`` px high; of each stroke's place
-    ``slope`` px are taken down for each px to the right."""
-    image = np.full((lines * pitch, 1000), 255, np.uint8)
-    for line in range(lines):
-        for x in range(10, 990, 16):
-            top = round(line * pitch + pitch / 3 + slope * (x - 500))
-            image[max(0, top) : max(0, top + pitch // 3), x : x + 4] = 0
-    return image
-
-
-@pytest.mark.parametrize("pitch", [40, 100, 247])
-@pytest.mark.parametrize("slope", [0.0, 0.04])  # 40 px over the page: as much as a small pitch
-def test_line_pitch(pitch, slope):
-    assert measures.line_pitch(written_page(pitch, 8, slope)) == pytest.approx(pitch, abs=2)
-
-
-@pytest.mark.parametrize(
-    "image",
-    [
-        np.full((300, 300), 255, np.uint8),  # blank
-        np.zeros((1, 1), np.uint8),
-        written_page(100, 1),  # no second line to compare with
-        np.random.default_rng(1).choice(np.array([0, 255], np.uint8), (400, 400)),
-    ],
-)
-def test_no_lines_no_pitch(image):
-    assert measures.line_pitch(image) is None
-
-
-@pytest.mark.parametrize(
-    ("pitches", "resize", "said"),
-    [
-        ([100, 100, 110], 1.0, "lines are about 100 px apart; the settings are for 100"),
-        ([124], 1.0, "lines are about 124 px apart; the settings are for 100"),  # near enough
-        ([250], 1.0, "250 px apart, but the settings are for 100: add -p RESIZE 0.4"),
-        ([50], 0.5, "50 px apart, but the settings are for 100: add -p RESIZE 1"),
-        ([], 1.0, "no lines of writing were seen"),
-    ],
-)
-def test_what_is_said_about_lines(pitches, resize, said):
-    blank = np.full((300, 300), 255, np.uint8)
-    pages = [blank, *(written_page(pitch, 8) for pitch in pitches)]
-    assert measures.about_lines(pages, resize).endswith(said) or said in measures.about_lines(pages)
-
-
 def test_inkiest_window():
     assert measures.inkiest(strip().image, (1, 1)) == (3, 2)  # the first of the best
     assert measures.inkiest(strip().image, (3, 8)) == (3, 2)  # the only ones that hold both

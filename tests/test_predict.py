@@ -5,6 +5,7 @@ In: strips and windows small enough to reckon with; generated hands. Out: shares
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -327,9 +328,32 @@ def test_a_model_reads_images_of_the_size_that_it_learnt(whole, hands, tmp_path)
     for page in hands.test:
         double = np.kron(page.image, np.ones((2, 2), np.uint8))
         Image.fromarray(double).save(large / page.path.name)
-    found = {row["filename"]: row["top5"] for row in predict_files([large], half)}
-    plain = predict_files([page.path for page in hands.test], whole[2])
-    assert found == {row["filename"]: row["top5"] for row in plain}
+    plain = {
+        r["filename"]: r["top5"] for r in predict_files([p.path for p in hands.test], whole[2])
+    }
+    assert {row["filename"]: row["top5"] for row in predict_files([large], half)} == plain
+    found = predict_files([large], whole[2], resize=0.5)
+    assert {row["filename"]: row["top5"] for row in found} == plain
+
+
+def test_images_of_another_scale_are_told_of(whole, hands, tmp_path, capsys):
+    page = hands.train[0]  # ten lines, 101 px apart
+    Image.fromarray(np.kron(page.image, np.ones((2, 2), np.uint8))).save(tmp_path / "a_1.png")
+    command = ["predict", str(tmp_path), "--model", str(whole[2]), "--out", str(tmp_path / "r.csv")]
+    assert main(command) == 0
+    said = capsys.readouterr().err
+    assert re.search(r"note: lines are about 20\d px apart: .*, add --resize 0\.(49|5)\n", said)
+    assert main([*command, "--resize", "0.5"]) == 0
+    assert "note:" not in capsys.readouterr().err
+    assert main(["predict", str(page.path), *command[2:]]) == 0
+    assert "note:" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "21", "half"])
+def test_a_size_that_is_none_is_refused(text, capsys):
+    with pytest.raises(SystemExit):
+        main(["predict", "strip.png", f"--resize={text}"])
+    assert f"a number from 0.05 to 20, not {text!r}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["2", "-0.1", "nan", "much"])

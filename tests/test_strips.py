@@ -109,26 +109,6 @@ def test_split(split, height, training, validation, shared):
 
 
 @pytest.mark.parametrize(
-    ("share", "rows"),
-    [
-        (1.0, 400),
-        # lines at 40 to 60, 130 to 150, 220 to 240 and 310 to 330, smoothed over 9 rows
-        (0.5, 200),  # between two lines already
-        (0.35, 154),  # 140 is in the second line: below, 14 px off, is nearer than above, 15 px
-        (0.25, 100),
-        (0.12, 35),  # 48 is in the first line: above is nearer
-        (0.01, 4),  # of 400 px, however little is there
-    ],
-)
-def test_less_text_ends_between_lines(share, rows):
-    image = np.full((400, 50), 255, np.uint8)
-    for top in (40, 130, 220, 310):
-        image[top : top + 20, 10:40] = 0
-    page = Page(Path("1_a.png"), "1", image, inverted=False)
-    np.testing.assert_array_equal(strips.first_lines(page, share).image, image[:rows])
-
-
-@pytest.mark.parametrize(
     ("training", "validation", "share"),
     [
         ([0], [10], 0.0),  # they touch
