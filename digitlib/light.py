@@ -12,6 +12,7 @@ LEAST_CELL = 4  # px of the page to one of the small picture
 STROKE = 5  # px of it: what is dark and not as wide is ink;
 WINDOW = 21  # and of so many px each way more than half are paper, whatever is left of the ink
 DARKEST = 16  # grey levels: what is darker is no paper, and its noise is not made larger
+GRAIN = 0.15  # of the contrast between ink and paper: what is as near to paper is its grain
 LEAST_CONTRAST = 24  # grey levels between ink and paper, means: paper's own grain has less
 
 
@@ -45,5 +46,5 @@ def evened(image: np.ndarray) -> np.ndarray:
     dark = dark_pixels(flat).view(bool)
     if not dark.any() or (contrast := flat[~dark].mean() - flat[dark].mean()) < LEAST_CONTRAST:
         return flat
-    stretched = (np.arange(256) - flat[dark].mean()) * 255 / contrast
+    stretched = (np.arange(256) - flat[dark].mean()) * 255 / contrast / (1 - GRAIN)
     return cv2.LUT(flat, np.clip(np.rint(stretched), 0, 255).astype(np.uint8))
