@@ -1,7 +1,7 @@
 """digitlib: recognise handwriting from one page per class.
 
 In: pages and strips named ``{label}_{anything}.png``. Out: predictions, and evidence about them.
-The flow, a file a step: dataset, strips, patches, model, train, ensemble, evaluate, report.
+The flow, a file a step: dataset, light, strips, patches, model, train, ensemble, evaluate, report.
 """
 
 import json
