@@ -142,7 +142,7 @@ def predict(args: argparse.Namespace) -> int:
     classes, settings, about = read_card(model)
     known = about.get("data", f"{len(classes)} classes, {classes[0]} to {classes[-1]}")
     print(f"model: {args.model or DEFAULT} ({printable(known)})", file=sys.stderr)
-    from digitlib.dataset import raise_all
+    from digitlib.dataset import raise_all, unread
     from digitlib.predict import chosen, of_another_scale, predict_files
 
     if chosen(args.engine, model) == "keras":
@@ -152,7 +152,9 @@ def predict(args: argparse.Namespace) -> int:
     resize = settings.resize if args.resize is None else args.resize
     if doubt := of_another_scale(args.images, resize):
         print(f"note: {doubt}", file=sys.stderr)
-    problems: list[str] = []
+    problems = unread(
+        path for folder in args.images if folder.is_dir() for path in folder.iterdir()
+    )
     how = {"sure": args.sure, "resize": resize, "problems": problems}
     rows = predict_files(args.images, model, args.out, args.engine, **how)
     width = max(len(printable(row["filename"])) for row in rows[:SHOWN])

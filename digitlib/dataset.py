@@ -33,6 +33,8 @@ A_CLASS = {  # what it is, of the sets that are known
     "reference": "a writer",
 }
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"}
+# What scans and photographs come in, too; left out without a word they would be missed.
+UNREAD = {".heic", ".heif", ".avif", ".gif", ".jp2", ".pdf"}
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")  # told from the bytes; a suffix is not evidence
 MIN_SIDE = 32  # px; a line of writing does not fit in less
 MAX_PIXELS = 100_000_000  # about A4 at 1000 dpi; checked on the header, so that no bomb is decoded
@@ -166,6 +168,15 @@ def image_files(paths: Iterable[str | Path]) -> list[Path]:
     return files
 
 
+def unread(paths: Iterable[Path]) -> list[str]:
+    """What is to be done with those of ``paths`` that are UNREAD, a line each."""
+    return [
+        f"{printable(path)}: {path.suffix.lower()} is not read; export it as JPEG or PNG"
+        for path in sorted(paths)
+        if path.suffix.lower() in UNREAD and path.name[0] != "."
+    ]
+
+
 def read_page(path: Path, resize: float = Settings.resize) -> Page:
     """One image as a Page, ``resize`` times as large; its label is "" where the name has none.
 
@@ -271,6 +282,8 @@ def _listed(folder: Path, tests: bool) -> tuple[list[Path], list[Path], list[str
         cure = "or run what needs none: report --notebooks '03 08'"
         raise Problem(f"{problem}; {cure}") from None
     problems, trained = [], {label_of(path) for path in train}
+    for part in "train", "test":
+        problems += unread(path for path in (folder / part).glob("*") if label_of(path))
     for path in train + test:
         if not label_of(path):
             problems.append(f"{printable(path)}: the name does not fit; rename it to {NAMING}")
@@ -299,7 +312,9 @@ def _images(folder: Path, needed: bool = True) -> list[Path]:
     if not found and needed:
         inside = [path.name for path in (folder / "test", folder / "train") if path.is_dir()]
         cure = f"put some there, named {NAMING}"
-        if inside:
+        if any(path.suffix.lower() in UNREAD for path in folder.iterdir()):
+            cure = f"export its {', '.join(sorted(UNREAD))} as JPEG or PNG"
+        elif inside:
             cure = f"name a folder in it: {' or '.join(str(folder / name) for name in inside)}"
         raise Problem(f"{folder}: holds no images; {cure}")
     return found

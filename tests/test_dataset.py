@@ -336,12 +336,13 @@ def test_a_sound_dataset(folder):
 
 
 def test_what_is_no_image_is_ignored_and_counted(folder):
-    for name in (".DS_Store", "Thumbs.db", "notes.txt", "._a_1.png"):  # the last is macOS again
+    # The third last is nobody's, by its name, and the last two are macOS again.
+    for name in (".DS_Store", "Thumbs.db", "how to.pdf", "._a_1.png", "._a_1.heic"):
         (folder / "train" / name).write_text("not an image")
     (folder / "test" / "c_old.png").mkdir()  # a folder, whatever its name
     (folder / "README.md").write_text("beside train and test, so not looked at")
     dataset = load_dataset(folder)
-    assert dataset.ignored == 5
+    assert dataset.ignored == 6
     assert (len(dataset.train), len(dataset.test)) == (2, 2)
 
 
@@ -381,6 +382,14 @@ def same_bytes(folder: Path) -> None:
         (
             lambda f: shutil.copy(f / "train/a_1.png", f / "train/b_2.png"),
             ["b_2.png: the same bytes as ", "train/a_1.png"],
+        ),
+        (
+            lambda f: (f / "train/c_1.HEIC").write_bytes(b"as phones save photographs"),
+            ["c_1.HEIC: .heic is not read; export it as JPEG or PNG"],
+        ),
+        (
+            lambda f: [p.rename(p.with_suffix(".pdf")) for p in f.glob("train/*")],
+            ["train: holds no images; export its .avif, .gif, .heic"],
         ),
         (lambda f: put(f / "train/a_\x1b[2J.png", 90), [r"a_\x1b[2J.png: the name does not fit"]),
     ],

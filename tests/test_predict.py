@@ -349,6 +349,15 @@ def test_images_of_another_scale_are_told_of(whole, hands, tmp_path, capsys):
     assert "note:" not in capsys.readouterr().err
 
 
+def test_a_file_in_a_folder_that_is_not_read_is_named(whole, hands, tmp_path, capsys):
+    shutil.copy(hands.test[0].path, tmp_path)
+    (tmp_path / "IMG_1.HEIC").write_bytes(b"")
+    out = tmp_path / "r.csv"
+    assert main(["predict", str(tmp_path), "--model", str(whole[2]), "--out", str(out)]) == 2
+    assert "IMG_1.HEIC: .heic is not read; export it as JPEG or PNG" in capsys.readouterr().err
+    assert len(read_result_csv(out)) == 1  # what could be read is labelled
+
+
 @pytest.mark.parametrize("text", ["0", "-1", "nan", "21", "half"])
 def test_a_size_that_is_none_is_refused(text, capsys):
     with pytest.raises(SystemExit):
