@@ -11,11 +11,12 @@ import itertools
 import os
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import digitlib
 from digitlib import Problem, printable, printable_lines
+from digitlib.settings import RANGES
 
 SHOWN = 40  # labels that `predict` prints; all are in its file
 MOST_SAID = 10_000  # characters of an error
@@ -238,23 +239,16 @@ def index(args: argparse.Namespace) -> int:
     return 0
 
 
-def confidence(text: str) -> float:
-    """The argument of --sure."""
-    with contextlib.suppress(ValueError):
-        if 0 <= float(text) <= 1:
-            return float(text)
-    raise argparse.ArgumentTypeError(f"a confidence is a number from 0 to 1, not {text!r}")
+def number(low: float, high: float, what: str) -> Callable[[str], float]:
+    """What reads an argument that is a number from ``low`` to ``high``."""
 
+    def read(text: str) -> float:
+        with contextlib.suppress(ValueError):
+            if low <= float(text) <= high:
+                return float(text)
+        raise argparse.ArgumentTypeError(f"{what} is a number from {low} to {high}, not {text!r}")
 
-def times(text: str) -> float:
-    """The argument of --resize."""
-    from digitlib.settings import RANGES
-
-    low, high = RANGES["resize"]
-    with contextlib.suppress(ValueError):
-        if low <= float(text) <= high:
-            return float(text)
-    raise argparse.ArgumentTypeError(f"a number from {low} to {high}, not {text!r}")
+    return read
 
 
 def parser() -> argparse.ArgumentParser:
@@ -338,12 +332,12 @@ def parser() -> argparse.ArgumentParser:
         "are large, and nearly the same labels",
     )  # fmt: skip
     sub.add_argument(
-        "--sure", type=confidence, metavar="CONFIDENCE",
+        "--sure", type=number(0, 1, "a confidence"), metavar="CONFIDENCE",
         help="lowest confidence, 0 to 1, that counts as sure (default: as the model's card says)",
     )  # fmt: skip
 
     sub.add_argument(
-        "--resize", type=times, metavar="TIMES",
+        "--resize", type=number(*RANGES["resize"], "a size"), metavar="TIMES",
         help="how many times as large images are read (default: as the model's pages were)",
     )  # fmt: skip
 
