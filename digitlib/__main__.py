@@ -94,6 +94,8 @@ def check(args: argparse.Namespace) -> int:
     if dataset.inverted:
         shown = ", ".join(map(printable, dataset.inverted[:SHOWN]))
         print(f"{len(dataset.inverted)} white on black, and turned: {shown}")
+    if n := sum(page.evened for page in dataset.train + dataset.test):
+        print(f"{n} not black and white alone, and read in even light")
     if dataset.ignored:
         print(f"{dataset.ignored} other files and folders, ignored")
     if args.dataset == "reference":  # DIGITLIB_REFERENCE may name any folder

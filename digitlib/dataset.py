@@ -51,6 +51,7 @@ class Page:
     label: str
     image: np.ndarray  # (h, w) uint8, 0 ink .. 255 paper
     inverted: bool  # the scan was white on black and has been turned
+    evened: bool = False  # it was not black and white alone, and is in even light now
 
 
 class Shelf:
@@ -191,7 +192,9 @@ def read_page(path: Path, resize: float = Settings.resize) -> Page:
         how = cv2.INTER_AREA if resize < 1 else cv2.INTER_CUBIC
         image = cv2.resize(image, size, interpolation=how)
     inverted = _is_inverted(image)
-    return Page(path, label_of(path), evened(255 - image if inverted else image), inverted)
+    image = 255 - image if inverted else image
+    even = evened(image)
+    return Page(path, label_of(path), even, inverted, even is not image)
 
 
 def read_grey(path: Path) -> np.ndarray:

@@ -103,4 +103,7 @@ def test_photographs_of_strips_are_labelled_as_their_scans(reference, tmp_path):
 
 def test_pages_are_read_in_even_light(tmp_path):
     Image.fromarray(shown(LIGHTS["from the left"][0], 0.5)).save(tmp_path / "a_1.png")
-    assert np.array_equal(ink(read_page(tmp_path / "a_1.png").image), writing())
+    page = read_page(tmp_path / "a_1.png")
+    assert page.evened and np.array_equal(ink(page.image), writing())
+    Image.fromarray(shown(255.0, 0.0)).save(tmp_path / "a_2.png")
+    assert not read_page(tmp_path / "a_2.png").evened

@@ -741,7 +741,8 @@ def test_check_says_what_is_in_a_data_set(tmp_path, capsys):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         image = np.full((height, 60), 255, np.uint8)
         image[10:20:3, 10:30] = 0
-        cv2.imwrite(str(tmp_path / f"{name}.png"), 255 - image if name == "test/b_2" else image)
+        image = {"test/b_2": 255 - image, "train/a_2": image // 255 * 200}.get(name, image)
+        cv2.imwrite(str(tmp_path / f"{name}.png"), image)
     (tmp_path / "test" / "notes.txt").write_text("")
     assert main(["check", str(tmp_path)]) == 0
     assert capsys.readouterr().out.splitlines() == [
@@ -750,6 +751,7 @@ def test_check_says_what_is_in_a_data_set(tmp_path, capsys):
         "test: 1 images of 1 classes, 60 x 40 px (medians)",
         "no lines of writing were seen; the settings are for lines 100 px apart",
         "1 white on black, and turned: test/b_2.png",
+        "1 not black and white alone, and read in even light",
         "1 other files and folders, ignored",
     ]
 
