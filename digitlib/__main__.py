@@ -142,24 +142,23 @@ def predict(args: argparse.Namespace) -> int:
 
     _refuse_missing(args.images)
     model = find(args.model or DEFAULT)
-    classes, settings, about = read_card(model)
+    classes, _, about = read_card(model)
     known = about.get("data", f"{len(classes)} classes, {classes[0]} to {classes[-1]}")
     print(f"model: {args.model or DEFAULT} ({printable(known)})", file=sys.stderr)
     from digitlib.dataset import raise_all, unread
-    from digitlib.predict import chosen, of_another_scale, predict_files
+    from digitlib.predict import chosen, predict_files
 
     if chosen(args.engine, model) == "keras":
         with quiet_start():
             import keras  # noqa: F401
 
-    resize = settings.resize if args.resize is None else args.resize
-    if doubt := of_another_scale(args.images, resize):
-        print(f"note: {doubt}", file=sys.stderr)
-    problems = unread(
-        path for folder in args.images if folder.is_dir() for path in folder.iterdir()
-    )
-    how = {"sure": args.sure, "resize": resize, "problems": problems}
+    problems, notes = [], []
+    how = {"sure": args.sure, "resize": args.resize, "problems": problems, "notes": notes}
     rows = predict_files(args.images, model, args.out, args.engine, **how)
+    for folder in filter(Path.is_dir, args.images):
+        problems += unread(folder.iterdir())
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
     width = max(len(printable(row["filename"])) for row in rows[:SHOWN])
     for row in rows[:SHOWN]:
         mark = "  not sure" if row.get("sure") == "no" else ""
@@ -337,7 +336,6 @@ def parser() -> argparse.ArgumentParser:
         "--sure", type=number(0, 1, "a confidence"), metavar="CONFIDENCE",
         help="lowest confidence, 0 to 1, that counts as sure (default: as the model's card says)",
     )  # fmt: skip
-
     sub.add_argument(
         "--resize", type=number(*RANGES["resize"], "a size"), metavar="TIMES",
         help="how many times as large images are read (default: as the model's pages were)",

@@ -315,7 +315,7 @@ def _images(folder: Path, needed: bool = True) -> list[Path]:
     if not found and needed:
         inside = [path.name for path in (folder / "test", folder / "train") if path.is_dir()]
         cure = f"put some there, named {NAMING}"
-        if any(path.suffix.lower() in UNREAD for path in folder.iterdir()):
+        if unread(folder.iterdir()):
             cure = f"export its {', '.join(sorted(UNREAD))} as JPEG or PNG"
         elif inside:
             cure = f"name a folder in it: {' or '.join(str(folder / name) for name in inside)}"

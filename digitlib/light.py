@@ -28,6 +28,15 @@ def dark_pixels(image: np.ndarray) -> np.ndarray:
     return cv2.threshold(image, 0, 1, cv2.THRESH_BINARY_INV | cv2.THRESH_OTSU)[1]
 
 
+def tones(image: np.ndarray) -> tuple[float, float]:
+    """(ink, paper): mean grey levels of the `dark_pixels` of (h, w) uint8 and of the others; the
+    same where there are none."""
+    dark = dark_pixels(image).view(bool)
+    if not dark.any():
+        return float(image.mean()), float(image.mean())
+    return float(image[dark].mean()), float(image[~dark].mean())
+
+
 def evened(image: np.ndarray) -> np.ndarray:
     """(h, w) uint8 in even light, its ink black: first divided by the brightness of the paper
     around; then, unless nothing stands out from the paper, sharpened and stretched.
@@ -45,17 +54,11 @@ def evened(image: np.ndarray) -> np.ndarray:
     paper = cv2.medianBlur(paper, WINDOW)
     paper = cv2.resize(paper, (width, height), interpolation=cv2.INTER_LINEAR)
     flat = cv2.divide(image, np.maximum(paper, DARKEST), scale=255)
-    if _contrast(flat)[1] < LEAST_CONTRAST:
+    black, white = tones(flat)
+    if white - black < LEAST_CONTRAST:
         return flat
     fine, coarse = (cv2.GaussianBlur(flat, (0, 0), sigma) for sigma in (FINE, COARSE))
     sharp = cv2.addWeighted(fine, 1 + SHARPER, coarse, -SHARPER, 0)
-    black, contrast = _contrast(sharp)
-    stretched = (np.arange(256) - black) * 255 / contrast / (1 - GRAIN)
+    black, white = tones(sharp)
+    stretched = (np.arange(256) - black) * 255 / (white - black) / (1 - GRAIN)
     return cv2.LUT(sharp, np.clip(np.rint(stretched), 0, 255).astype(np.uint8))
-
-
-def _contrast(image: np.ndarray) -> tuple[float, float]:
-    """(mean grey level of the dark pixels, by how much that of the others is higher)."""
-    dark = dark_pixels(image).view(bool)
-    black = float(image[dark].mean()) if dark.any() else 255.0
-    return black, float(image[~dark].mean()) - black if not dark.all() else 0.0

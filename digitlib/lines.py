@@ -46,13 +46,18 @@ def better_resize(pitch: float, resize: float = 1.0) -> float | None:
     return None if near else float(f"{resize * APART / pitch:.2g}")
 
 
+def usual_pitch(pitches: Iterable[int | None]) -> float | None:
+    """The median of `line_pitch` of some pages; None where no lines were seen on any."""
+    seen = [pitch for pitch in pitches if pitch]
+    return float(np.median(seen)) if seen else None
+
+
 def about_lines(images: Iterable[np.ndarray], resize: float = 1.0) -> str:
     """A sentence: how far apart lines are on pages read with ``resize`` (the median), and which
     RESIZE would suit the profiles better, if any."""
-    pitches = [pitch for image in images if (pitch := line_pitch(image))]
-    if not pitches:
+    pitch = usual_pitch(map(line_pitch, images))
+    if pitch is None:
         return f"no lines of writing were seen; the settings are for lines {APART} px apart"
-    pitch = float(np.median(pitches))
     if better := better_resize(pitch, resize):
         cure = f"but the settings are for {APART}: add -p RESIZE {better:g}"
         return f"lines are about {pitch:.0f} px apart, {cure}"

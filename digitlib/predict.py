@@ -4,9 +4,7 @@ In: image files and a model file. Out: a row an image, and result.csv. Each imag
 and labelled by one of a few threads, so that of a folder few images are in memory at a time.
 """
 
-import contextlib
 import importlib.util
-import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +16,7 @@ import numpy as np
 from digitlib import Problem, cores, progress_bar
 from digitlib.dataset import Page, image_files, raise_all, read_page
 from digitlib.engine import ONE_PASS, PATCHES, STRIPS, Engine, has_graph
-from digitlib.lines import APART, better_resize, line_pitch
+from digitlib.lines import better_resize, line_pitch, usual_pitch
 from digitlib.patches import cut_all, ensemble_centres, windows
 from digitlib.results import combine, result_rows, write_rows
 from digitlib.settings import Settings
@@ -26,7 +24,7 @@ from digitlib.shipped import read_card, sure_from
 from digitlib.strips import Strip, band, network_inputs, test_strips
 
 ENGINES = ("auto", "openvino", "one-pass", "keras")
-FEW = 5  # images whose lines are looked at before all are labelled
+FEW = 5  # images whose lines are looked at
 MOST_AT_ONCE = 2**19  # of patches that go through the network at once: more wait for memory
 
 Ensemble = Sequence[tuple[Strip, np.ndarray]]  # strips, and their patches' centres (n, 2) x, y px
@@ -109,21 +107,16 @@ def reader(
     return lambda page: way(compiled, ensemble_of(page, settings), settings), threads
 
 
-def of_another_scale(paths: Iterable[Path], resize: float) -> str | None:
-    """What to do about images whose lines are not as far apart as the profiles have them, by the
-    first few of ``paths``, read with ``resize``; None where that is well, or no lines are seen."""
-    pitches = []
-    for path in image_files(paths)[:FEW]:
-        with contextlib.suppress(Problem):  # said of each image when it is labelled
-            pitches.append(line_pitch(read_page(path, resize).image))
-    pitches = [pitch for pitch in pitches if pitch]
-    pitch = statistics.median(pitches) if pitches else APART
-    if (better := better_resize(pitch, resize)) is None:
-        return None
-    return (
+def of_another_scale(pitches: Iterable[int | None], resize: float) -> list[str]:
+    """What to do about images, read with ``resize``, whose lines are not as far apart (``pitches``:
+    `line_pitch` of some of them) as the profiles have them; nothing where they are, or unseen."""
+    pitch = usual_pitch(pitches)
+    if pitch is None or (better := better_resize(pitch, resize)) is None:
+        return []
+    return [
         f"lines are about {pitch:.0f} px apart: unless they were so on the pages that the model "
         f"learnt from, add --resize {better:g}"
-    )
+    ]
 
 
 def predict_files(
@@ -134,6 +127,7 @@ def predict_files(
     sure: float | None = None,
     resize: float | None = None,
     problems: list[str] | None = None,
+    notes: list[str] | None = None,
 ) -> list[dict]:
     """`results.result_rows` of images (files, or folders of them); to ``out`` too, if given.
 
@@ -141,7 +135,8 @@ def predict_files(
     default what the model's card says, and if that says nothing there is no such column.
     ``resize``: as for `read_page`; by default as the model's own pages were read. Raises Problem,
     naming all files that cannot be read, and then writes nothing; unless some can be read and there
-    is a list ``problems``: what is wrong with the others is added to it.
+    is a list ``problems``: what is wrong with the others is added to it. To a list ``notes`` is
+    added what should be known of all of them (`of_another_scale`, by the first few).
     """
     files = image_files(paths)
     if out and out.is_dir():
@@ -155,6 +150,9 @@ def predict_files(
     names = [file.name for file in files]
     if len(set(names)) < len(set(files)):  # of several folders: the path tells them apart
         names = [str(file) for file in files]
+
+    pitches: list[int | None] = []
+    looked_at = set(files[:FEW]) if notes is not None else set()
 
     def label(file: Path, name: str) -> dict | str:
         """The image's row, or what is wrong with it: of many classes, too, little is kept."""
@@ -175,6 +173,8 @@ def predict_files(
         columns["n_strips"] = [logits.shape[0]]
         columns["n_patches"] = [logits.shape[0] * logits.shape[1]]
         columns["seconds"] = [round(time.perf_counter() - start, 4)]
+        if file in looked_at:
+            pitches.append(line_pitch(page.image))
         try:
             return result_rows([name], [page.label], shares[None], classes, **columns)[0]
         except Problem as problem:
@@ -191,6 +191,8 @@ def predict_files(
         raise_all(wrong, "the images")
     else:
         problems += wrong
+    if notes is not None:
+        notes += of_another_scale(pitches, resize)
     rows = [answer for answer in answers if isinstance(answer, dict)]
     if out:
         write_rows(rows, out)

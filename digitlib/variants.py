@@ -12,7 +12,7 @@ import numpy as np
 
 from digitlib import Problem
 from digitlib.dataset import Page
-from digitlib.light import LEAST_CONTRAST, dark_pixels
+from digitlib.light import LEAST_CONTRAST, dark_pixels, tones
 from digitlib.strips import PAPER, RULED_LINE, ink
 
 HELD_OUT = "as held out"  # the variant of a band in which nothing is changed
@@ -66,10 +66,9 @@ def pen(image: np.ndarray, width: float) -> np.ndarray:
     Each edge of a stroke moves by half of it; the result has two grey levels, the means of what
     Otsu's threshold calls dark and of the rest.
     """
-    dark = dark_pixels(image).view(bool)
-    if not width or not dark.any():
+    black, white = tones(image)
+    if not width or black == white:
         return image
-    black, white = image[dark].mean(), image[~dark].mean()
     slope = (white - black) / np.sqrt(2 * np.pi) / PEN_SIGMA  # a px, at the edge of a wide stroke
     soft = cv2.GaussianBlur(image, (0, 0), PEN_SIGMA)
     inked = soft < (black + white) / 2 + slope * width / 2

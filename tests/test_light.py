@@ -20,9 +20,7 @@ from digitlib.strips import ink
 
 def writing(height: int = 120, width: int = 800) -> np.ndarray:
     """(h, w) bool: letters of a kind, upright strokes of 3 px, 40 high, on lines 100 px apart."""
-    mask = np.zeros((height, width), bool)
-    mask[:, :] = (np.arange(width) % 14 < 3) & (np.arange(height)[:, None] % 100 < 40)
-    return mask
+    return (np.arange(width) % 14 < 3) & (np.arange(height)[:, None] % 100 < 40)
 
 
 def shown(paper: np.ndarray | float, share: float) -> np.ndarray:
@@ -49,14 +47,14 @@ def test_writing_is_black_and_paper_white_in_any_light(paper, share):
 def test_by_hand():
     """Paper 200 and ink 50, in the shade 100 and 25: 255 and 64 where the paper is divided out, and
     255 and 0 when that is stretched; away from edges, where nothing is to be sharpened."""
-    ink = np.zeros((400, 800), bool)
-    ink[100:140, 60:700] = np.arange(640) % 150 < 40  # bars
+    bars = np.zeros((400, 800), np.uint8)
+    bars[100:140, 60:700] = np.arange(640) % 150 < 40
     paper = np.where(COLUMN < 400, 200, 100)
-    even = light.evened(np.where(ink, paper // 4, paper).astype(np.uint8))
+    even = light.evened(np.where(bars, paper // 4, paper).astype(np.uint8))
     near = np.ones((17, 17), np.uint8)
     away = np.abs(COLUMN - 400) > 60  # from the edge of the shadow
-    inside = (cv2.erode(ink.astype(np.uint8), near) > 0) & away
-    outside = (cv2.dilate(ink.astype(np.uint8), near) == 0) & away
+    inside = (cv2.erode(bars, near) > 0) & away
+    outside = (cv2.dilate(bars, near) == 0) & away
     assert inside.any() and even[inside].max() <= 8 and (even[outside] == 255).all()
 
 
