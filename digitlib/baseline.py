@@ -35,7 +35,8 @@ def keypoints(image: np.ndarray, settings: Settings) -> tuple[np.ndarray, np.nda
     to 1 each: `vlad.Vlad` takes their square roots, which makes them RootSIFT. SIFT: Lowe 2004.
     """
     scan = enhance(image, replace(settings, fit_height=False))
-    grey, writing = at_scale(scan, ink(scan), settings.scale)
+    grey = at_scale(scan, settings.scale)
+    writing = 255 * ink(grey, settings.scale).view(np.uint8)
     near = cv2.dilate(writing, np.ones((BORDER, BORDER), np.uint8))
     found, descriptors = cv2.SIFT_create().detectAndCompute(grey, near)
     places = np.array([(*point.pt, point.size) for point in found], np.float32).reshape(-1, 3)

@@ -156,20 +156,15 @@ def test_strips(page: Page, settings: Settings) -> list[Strip]:
     return [band(page, settings)]
 
 
-def ink(image: np.ndarray) -> np.ndarray:
-    """Where there is writing: bool (h, w); dark pixels that are not part of a ruled line."""
+def ink(image: np.ndarray, scale: float = 1.0) -> np.ndarray:
+    """Where there is writing: bool (h, w); dark pixels that are not part of a ruled line, nor next
+    to one. ``scale``: px of ``image`` to a px of the page."""
     dark = dark_pixels(image)
-    # Eight pixels in a byte: where no two bytes in succession are full there is no such run, nor
-    # half of one at an edge of the image.
-    full = np.packbits(dark, axis=1) == 255
-    rows = np.flatnonzero((full[:, 1:] & full[:, :-1]).any(axis=1))
-    if len(rows):
-        level = cv2.morphologyEx(dark[rows], cv2.MORPH_OPEN, np.ones((1, RULED_LINE), np.uint8))
-        beside = 1 - cv2.dilate(level, np.ones((1, 3), np.uint8))
-        for near in -1, 0, 1:
-            there = (rows + near >= 0) & (rows + near < len(dark))
-            dark[rows[there] + near] &= beside[there]
-    return dark.view(bool)
+    # Odd, and rounded down: what is a ruled line on the page is one at any scale.
+    run = 2 * max(1, int(RULED_LINE * scale - 1) // 2) + 1
+    level = cv2.erode(dark, np.ones((1, run), np.uint8))
+    ruled = cv2.dilate(level, np.ones((3, run + 2), np.uint8))
+    return (dark > ruled).view(bool)
 
 
 def network_inputs(image: np.ndarray, settings: Settings) -> list[np.ndarray]:
@@ -178,10 +173,12 @@ def network_inputs(image: np.ndarray, settings: Settings) -> list[np.ndarray]:
     At each of VLAD_SCALES its grey, (1, h', w', 1) uint8, then for each stride at which it is read
     which positions are on ink: (1, h' / stride, w' / stride) uint8, 1 or 0.
     """
-    writing, found = ink(image), []
+    found = []
     for scale in settings.scales:
-        grey, own = at_scale(image, writing, scale)
-        found += [grey[None, ..., None], *(on_ink(own, step)[None] for step in settings.strides)]
+        grey = at_scale(image, scale)
+        writing = padded(255 * ink(grey, scale).view(np.uint8), 0)
+        found.append(padded(grey, PAPER)[None, ..., None])
+        found += [on_ink(writing, stride)[None] for stride in settings.strides]
     return found
 
 
@@ -195,20 +192,21 @@ def on_ink(writing: np.ndarray, stride: int) -> np.ndarray:
     return (share > 255 * LEAST_INK).view(np.uint8)
 
 
-def at_scale(image: np.ndarray, writing: np.ndarray, scale: float) -> np.ndarray:
-    """(h, w) uint8 strip and its ink, bool -> (2, h', w') uint8: both, 0 to 255, at ``scale``."""
-    layers = image, writing.view(np.uint8) * np.uint8(255)
+def at_scale(image: np.ndarray, scale: float) -> np.ndarray:
+    """(h, w) uint8 at ``scale``: (h', w'). Raises Problem if `padded` it were too large."""
     whole = round(1 / scale)
     if whole * scale == 1:  # means of whole pixels: faster
         rest = 0, -image.shape[0] % whole, 0, -image.shape[1] % whole
-        layers = [cv2.copyMakeBorder(layer, *rest, cv2.BORDER_REPLICATE) for layer in layers]
-    size = [max(1, round(side * scale)) for side in layers[0].shape[::-1]]
+        image = cv2.copyMakeBorder(image, *rest, cv2.BORDER_REPLICATE)
+    width, height = (max(1, round(side * scale)) for side in image.shape[::-1])
+    refuse_large(width + -width % WIDE, height + -height % GRID)
     # Means of all that a pixel covers; above a half bilinear sampling sees that too, and faster.
     how = cv2.INTER_AREA if scale <= 0.5 else cv2.INTER_LINEAR
-    shape = size[1] + -size[1] % GRID, size[0] + -size[0] % WIDE
-    refuse_large(*shape[::-1])
-    both = np.empty((2, *shape), np.uint8)
-    for plane, layer, beyond in zip(both, layers, (PAPER, 0), strict=True):
-        plane[size[1] :], plane[:, size[0] :] = beyond, beyond
-        plane[: size[1], : size[0]] = cv2.resize(layer, size, interpolation=how)
-    return both
+    return cv2.resize(image, (width, height), interpolation=how)
+
+
+def padded(image: np.ndarray, beyond: int) -> np.ndarray:
+    """(h, w) uint8 with ``beyond`` on its right and below it, to multiples of GRID and WIDE px."""
+    height, width = image.shape
+    rest = 0, -height % GRID, 0, -width % WIDE
+    return cv2.copyMakeBorder(image, *rest, cv2.BORDER_CONSTANT, value=beyond)

@@ -33,11 +33,6 @@ STEP = 128  # numbers of positions are rounded up to its multiples: each is new 
 LESS_TEXT = 3  # so much lower than a strip are further windows: one line where a strip has three
 
 
-def _unit(values, least: float):
-    """(..., d) divided by its length, or by ``least`` where that is shorter."""
-    return values / ops.maximum(ops.sqrt(ops.sum(values**2, -1, keepdims=True)), least)
-
-
 @keras.saving.register_keras_serializable("digitlib")
 class Vlad(keras.layers.Layer):
     """[features (1, h, w, c), ink (1, h, w), 1 or 0] -> (1, codebooks * clusters * d).
@@ -112,9 +107,9 @@ class Vlad(keras.layers.Layer):
     def vectors(self, sums, numbers):
         """(n, codebooks, clusters, components) whitened features added up per nearest centre, and
         (n, codebooks, clusters), how many -> (n, codebooks * clusters * components)."""
-        sums = _unit(sums - numbers[..., None] * self.centres, LEAST_SUM)
+        sums = ops.normalize(sums - numbers[..., None] * self.centres, epsilon=LEAST_SUM)
         sums = ops.reshape(sums, (-1, self.shape[0], self.size))
-        rooted = _unit(ops.sign(sums) * ops.sqrt(ops.abs(sums)), 1e-9)
+        rooted = ops.normalize(ops.sign(sums) * ops.sqrt(ops.abs(sums)), epsilon=1e-9)
         return ops.reshape(rooted, (-1, self.shape[0] * self.size))
 
     def call(self, inputs):
@@ -384,6 +379,7 @@ class Labels:
 
     def __init__(self, network: keras.Model, name: str, settings: Settings) -> None:
         self.whiten = network.get_layer(f"whiten_{name}")
+        self.unit = network.get_layer(f"unit_{name}")
         self.logits = network.get_layer(f"logits_{name}")
         self.settings, self.truth = settings, []
         self.first: list[np.ndarray] = []  # not yet whitened
@@ -415,13 +411,12 @@ class Labels:
         whiten = np.zeros((vectors.shape[1], size), np.float32)
         whiten[:, : own.shape[1]] = own
         self.whiten.set_weights([whiten, -pca.mean_ @ whiten])
-        self.kernel, self.mean, self.first = whiten, pca.mean_, []
+        self.first = []
         self._keep(vectors)
 
     def _keep(self, vectors: np.ndarray) -> None:
-        short = (vectors - self.mean) @ self.kernel
-        short /= np.maximum(np.linalg.norm(short, axis=1, keepdims=True), 1e-9)
-        self.file.write(short.astype(np.float32).tobytes())
+        short = self.unit(self.whiten(ops.convert_to_tensor(vectors)))
+        self.file.write(ops.convert_to_numpy(short).tobytes())
 
     def learn(self) -> None:
         """Set the layers' weights from all that was added."""

@@ -264,16 +264,20 @@ def test_ink_of_an_enhanced_strip_is_the_letter_within_a_pixel():
 
 
 @pytest.mark.parametrize(
-    ("length", "is_ink"),
+    ("scale", "length", "is_ink"),
     [
-        (44, True),  # the bar of a wide T
-        (45, False),  # longer than any
+        (1, 44, True),  # the bar of a wide T
+        (1, 45, False),  # longer than any
+        (0.5, 20, True),  # 40 px of the page
+        (0.5, 21, False),
+        (2, 88, True),
+        (2, 89, False),
     ],
 )
-def test_how_long_a_level_stroke_may_be(length, is_ink):
+def test_how_long_a_level_stroke_may_be(scale, length, is_ink):
     image = np.full((30, 200), 255, np.uint8)
     image[10:13, 60 : 60 + length] = 0
-    assert ink(image).any() == is_ink
+    assert ink(image, scale).any() == is_ink
 
 
 @given(

@@ -15,7 +15,7 @@ from keras import backend, ops
 from digitlib import Problem, engine, ensemble, folds, model, variants, vlad
 from digitlib.dataset import Page
 from digitlib.settings import Settings
-from digitlib.strips import PAPER, at_scale, ink, network_inputs, on_ink
+from digitlib.strips import PAPER, at_scale, network_inputs, on_ink, padded
 
 TENSORFLOW = pytest.mark.skipif(
     backend.backend() != "tensorflow", reason="OpenVINO reads networks of TensorFlow alone"
@@ -174,21 +174,18 @@ def test_positions_on_ink_stand_where_the_layers_see_it(tiny):
 @pytest.mark.parametrize(
     "shape, scale, expected",
     [
-        ((300, 1520), 0.5, (2, 160, 768)),  # 150 x 760 px, padded to multiples of 32 and 64
-        ((64, 512), 0.5, (2, 32, 256)),  # fits exactly
-        ((10, 10), 0.5, (2, 32, 64)),  # lower than a letter: padded, never enlarged
-        ((1, 1), 0.25, (2, 32, 64)),
+        ((300, 1520), 0.5, (160, 768)),  # 150 x 760 px, padded to multiples of 32 and 64
+        ((64, 512), 0.5, (32, 256)),  # fits exactly
+        ((10, 10), 0.5, (32, 64)),  # lower than a letter: padded, never enlarged
+        ((1, 1), 0.25, (32, 64)),
     ],
 )
-def test_strips_are_padded_with_paper(shape, scale, expected, tiny):
-    image = np.full(shape, 0, np.uint8)
-    settings = replace(tiny, scale=scale, patch_size=round(32 / scale))
-    found = at_scale(image, ink(image), settings.scale)
+def test_strips_are_padded_with_paper(shape, scale, expected):
+    found = padded(at_scale(np.zeros(shape, np.uint8), scale), PAPER)
     assert found.shape == expected and found.dtype == np.uint8
     height, width = (max(1, round(side * scale)) for side in shape)
-    for plane, beyond in zip(found, (PAPER, 0), strict=True):
-        assert (plane[:height, :width] == 0).all()
-        assert (plane[height:] == beyond).all() and (plane[:, width:] == beyond).all()
+    assert (found[:height, :width] == 0).all()
+    assert (found[height:] == PAPER).all() and (found[:, width:] == PAPER).all()
 
 
 @pytest.mark.parametrize("change, width", [(0.0, 8), (2.0, 10), (-2.0, 6), (-20.0, 0)])
