@@ -18,6 +18,7 @@ from digitlib.settings import Settings
 from digitlib.strips import (
     RULED_LINE,
     Strip,
+    at_scale,
     enhance,
     ink,
     shared_rows,
@@ -312,6 +313,20 @@ def test_how_long_a_level_stroke_may_be_at_the_image_s_edge(length, is_ink, row,
     image = np.full((30, 203), 255, np.uint8)
     image[row, :length] = 0
     assert ink(image if at_left else image[:, ::-1]).any() == is_ink
+
+
+@given(
+    scale=st.sampled_from([0.4, 0.5, 0.7, 1.0]),
+    left=st.integers(20, 60),
+    length=st.integers(RULED_LINE + 3, 140),
+    high=st.integers(1, 3),
+)
+def test_a_ruled_line_of_a_page_is_none_of_its_ink_at_any_scale(scale, left, length, high):
+    image = np.full((60, 203), 255, np.uint8)
+    image[20 : 20 + high, left : left + length] = 0
+    assert not ink(at_scale(image, scale), scale).any()
+    image[20 : 20 + high, left + 20 : left + length] = 255  # a dash of 20 px is left
+    assert ink(at_scale(image, scale), scale).any()
 
 
 @pytest.mark.parametrize("value", [0, 255])
