@@ -125,11 +125,7 @@ def scores(
     low, high = wilson_interval(by_label["n_correct"], by_label["n"])
     # scikit-learn's top_k_accuracy_score refuses labels outside ``classes``.
     top5 = (likeliest == result["actual"].to_numpy()[:, None]).any(axis=1).mean()
-    return by_label | {
-        "wilson_low": float(low),
-        "wilson_high": float(high),
-        "top5": float(top5),
-    }
+    return by_label | {"wilson_low": float(low), "wilson_high": float(high), "top5": float(top5)}
 
 
 def reliability(confidence: np.ndarray, correct: np.ndarray, bins: int = 10) -> pd.DataFrame:

@@ -134,12 +134,7 @@ def check_strangers(parts: int, admitted: float, n_classes: int) -> None:
 
 
 def strangers(
-    dataset: Dataset,
-    settings: Settings,
-    parts: int,
-    folds: int,
-    folder: Path,
-    height: int = 300,
+    dataset: Dataset, settings: Settings, parts: int, folds: int, folder: Path, height: int = 300
 ) -> pd.DataFrame:
     """What is said of writing whose class was never learnt: a table as of `cross_validate`.
 

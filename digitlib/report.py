@@ -298,10 +298,7 @@ class Plan:
 
 
 def planned(
-    profile: str,
-    parameters: Mapping[str, Any],
-    run: str | None = None,
-    chosen: str | None = None,
+    profile: str, parameters: Mapping[str, Any], run: str | None = None, chosen: str | None = None
 ) -> Plan:
     """The plan of `run_report`; raises Problem, as there."""
     from digitlib.dataset import refuse_names

@@ -25,55 +25,11 @@ HALVE = (1, 3, 6, 13)  # blocks of MobileNetV2 whose map is half as high and wid
 MOST_SCALES = 8  # at which strips are read
 MOST_PATCHES = 2**30  # bytes of one strip's
 MOST_WEIGHTS = 2**26  # of whitening and labels of VLAD vectors; a model file has them twice
-RANGES = {  # smallest and largest value that means something
-    "classes": (2, 10_000),
-    "seed": (0, 2**32 - 1),  # what a SeedGenerator's state holds
-    "resize": (0.05, 20),
-    "text": (0.01, 1),
-    "memory": (0, 10_000_000),
-    "clahe_clip": (0, 100),
-    "clahe_tiles": (1, 64),
-    "blur": (0, 31),
-    "strip_height": (32, 4096),
-    "strip_step": (1, 4096),
-    "patch_size": (16, 2048),
-    "scale": (0.05, 4),
-    "rotation": (0, 0.5),
-    "translation": (0, 0.5),
-    "zoom": (0, 0.9),
-    "slant": (0, 1),
-    "contrast": (0, 0.99),
-    "thickness": (0, 1),
-    "width": (0.1, 2),
-    "codebooks": (1, 64),
-    "clusters": (2, 4096),
-    "components": (2, 1024),
-    "whitened": (2, 4096),
-    "pen_change": (0, 3),
-    "size_change": (0, 0.5),
-    "slant_change": (0, 1),
-    "shrinkage": (0, 1),
-    "examples": (100, 10_000_000),
-    "svm_c": (1e-6, 1e6),
-    "temperature": (1e-3, 1e3),
-    "dropout": (0, 0.99),
-    "batch_size": (1, 4096),
-    "steps": (1, 1_000_000),
-    "views": (0, 1000),
-    "view_patches": (1, 10_000),
-    "head_epochs": (0, 10_000),
-    "head_rate": (0, 10),
-    "head_smoothing": (0, 0.99),
-    "tune_epochs": (0, 10_000),
-    "tune_layers": (0, 1000),
-    "tune_rate": (0, 10),
-    "tune_smoothing": (0, 0.99),
-    "averaging": (0, 0.9999),
-    "patience": (1, 10_000),
-    "n_patches": (1, 10_000),
-    "n_even": (0, 10_000),
-    "ensemble_seed": (0, 2**32 - 1),
-}
+
+
+def knob(default: Any, low: float, high: float, **how: Any) -> Any:
+    """A number: its default, and the smallest and largest value that means something."""
+    return field(default=default, metadata={"range": (low, high)}, **how)
 
 
 def stride(layer: str) -> int:
@@ -92,70 +48,70 @@ class Settings:
 
     # data
     dataset: str = "digits"  # digits, hands, reference, or a folder with train/ and test/
-    classes: int = 70  # of a generated data set
-    seed: int = 1  # of everything random
-    resize: float = 1.0  # of all images when they are read, so that lines are 100 px apart
-    text: float = 1.0  # share of each page, from its top, that is learnt from
+    classes: int = knob(70, 2, 10_000)  # of a generated data set
+    seed: int = knob(1, 0, 2**32 - 1)  # of everything random
+    resize: float = knob(1.0, 0.05, 20)  # of all images when they are read: lines 100 px apart
+    text: float = knob(1.0, 0.01, 1)  # share of each page, from its top, that is learnt from
     # MB in memory, each, of images, strips, features, votes; more is in files: the same results
-    memory: int = field(default=2000, compare=False)
+    memory: int = knob(2000, 0, 10_000_000, compare=False)
     # enhancement of a strip
-    clahe_clip: float = 2.0  # CLAHE's clip limit; 0 leaves it out
-    clahe_tiles: int = 8  # tiles each way
-    blur: int = 3  # px, Gaussian kernel, odd; 0 leaves it out
+    clahe_clip: float = knob(2.0, 0, 100)  # CLAHE's clip limit; 0 leaves it out
+    clahe_tiles: int = knob(8, 1, 64)  # tiles each way
+    blur: int = knob(3, 0, 31)  # px, Gaussian kernel, odd; 0 leaves it out
     fit_height: bool = False  # enlarge or reduce a test image to the strip height
     # strips and patches
-    strip_height: int = 300  # px
-    strip_step: int = 80  # px from one strip's top to the next
+    strip_height: int = knob(300, 32, 4096)  # px
+    strip_step: int = knob(80, 1, 4096)  # px from one strip's top to the next
     split: str = "lines"  # validation strips: lines (share no row), paper (leaks), none (all train)
-    patch_size: int = 128  # px on the page
+    patch_size: int = knob(128, 16, 2048)  # px on the page
     placement: str = "ink"  # patches centred on ink, or anywhere
-    scale: float = 0.5  # px of the network's input to a px of the page
+    scale: float = knob(0.5, 0.05, 4)  # px of the network's input to a px of the page
     # augmentation
-    rotation: float = 0.02  # of a full turn, either way
-    translation: float = 0.05  # of the patch
-    zoom: float = 0.05
-    slant: float = 0.0  # px to the side for each px up, either way
-    contrast: float = 0.2
-    thickness: float = 0.3  # how often the pen is made thinner or thicker
+    rotation: float = knob(0.02, 0, 0.5)  # of a full turn, either way
+    translation: float = knob(0.05, 0, 0.5)  # of the patch
+    zoom: float = knob(0.05, 0, 0.9)
+    slant: float = knob(0.0, 0, 1)  # px to the side for each px up, either way
+    contrast: float = knob(0.2, 0, 0.99)
+    thickness: float = knob(0.3, 0, 1)  # how often the pen is made thinner or thicker
     # network
-    width: float = 1.0  # MobileNetV2's alpha
+    width: float = knob(1.0, 0.1, 2)  # MobileNetV2's alpha
     weights: str = "handwriting"  # handwriting (shipped), imagenet (downloaded), none, or a file
     layer: str = "block_6_expand_relu"  # where the backbone is read
     pooling: str = "average"  # of a patch's features, or vlad: local features of a whole strip
-    dropout: float = 0.2
+    dropout: float = knob(0.2, 0, 0.99)
     # training
-    batch_size: int = 64
-    steps: int = 60  # batches an epoch of the second phase
-    views: int = 2  # augmented views whose features phase 1 caches; 0 caches nothing
-    view_patches: int = 20  # patches of each strip in a view
-    head_epochs: int = 20
-    head_rate: float = 5e-3
-    head_smoothing: float = 0.05
-    tune_epochs: int = 12
-    tune_layers: int = 200  # how many of the backbone's last layers train in phase 2
-    tune_rate: float = 2e-3
-    tune_smoothing: float = 0.03
-    averaging: float = 0.98  # moving average of phase 2's weights: share kept a step; 0: none
-    patience: int = 5  # epochs without gain on the validation strips before a phase ends
+    batch_size: int = knob(64, 1, 4096)
+    steps: int = knob(60, 1, 1_000_000)  # batches an epoch of the second phase
+    views: int = knob(2, 0, 1000)  # augmented views whose features phase 1 caches; 0: none
+    view_patches: int = knob(20, 1, 10_000)  # patches of each strip in a view
+    head_epochs: int = knob(20, 0, 10_000)
+    head_rate: float = knob(5e-3, 0, 10)
+    head_smoothing: float = knob(0.05, 0, 0.99)
+    tune_epochs: int = knob(12, 0, 10_000)
+    tune_layers: int = knob(200, 0, 1000)  # how many of the backbone's last layers train in phase 2
+    tune_rate: float = knob(2e-3, 0, 10)
+    tune_smoothing: float = knob(0.03, 0, 0.99)
+    averaging: float = knob(0.98, 0, 0.9999)  # of phase 2's weights: share kept a step; 0: none
+    patience: int = knob(5, 1, 10_000)  # epochs without gain on validation strips end a phase
     mixed_precision: bool = False  # float16 arithmetic, for GPUs
     # whole strips (pooling vlad)
     vlad_layers: str = "block_2_expand_relu block_3_expand_relu block_6_expand_relu"  # all read
     vlad_scales: str = ""  # strips are read at each, logits added; empty is SCALE alone
-    codebooks: int = 4  # of each layer
-    clusters: int = 32  # centres of a codebook
-    components: int = 32  # that a local feature is whitened to
-    whitened: int = 400  # principal components of a strip's VLAD vector that are whitened
-    shrinkage: float = 0.01  # of the covariance within classes; 1: only that over all is whitened
-    pen_change: float = 0.7  # px that the pen of further training examples is wider or narrower
-    size_change: float = 0.07  # share by which further training examples are larger or smaller
-    slant_change: float = 0.06  # px to the side for each px up, either way
-    examples: int = 20_000  # VLAD vectors held at once, and the most that one SVM learns from
-    svm_c: float = 0.3  # weight of the errors in the SVM's loss
-    temperature: float = 1.0  # the logits are divided by it
+    codebooks: int = knob(4, 1, 64)  # of each layer
+    clusters: int = knob(32, 2, 4096)  # centres of a codebook
+    components: int = knob(32, 2, 1024)  # that a local feature is whitened to
+    whitened: int = knob(400, 2, 4096)  # principal components of a strip's vector that are whitened
+    shrinkage: float = knob(0.01, 0, 1)  # of the covariance within classes; 1: over all alone
+    pen_change: float = knob(0.7, 0, 3)  # px that further examples' pen is wider or narrower
+    size_change: float = knob(0.07, 0, 0.5)  # share by which further examples are larger or smaller
+    slant_change: float = knob(0.06, 0, 1)  # px to the side for each px up, either way
+    examples: int = knob(20_000, 100, 10_000_000)  # vectors held at once, and the most for one SVM
+    svm_c: float = knob(0.3, 1e-6, 1e6)  # weight of the errors in the SVM's loss
+    temperature: float = knob(1.0, 1e-3, 1e3)  # the logits are divided by it
     # ensemble
-    n_patches: int = 35  # per strip
-    n_even: int = 15  # of them evenly spaced, the others random
-    ensemble_seed: int = 123
+    n_patches: int = knob(35, 1, 10_000)  # per strip
+    n_even: int = knob(15, 0, 10_000)  # of them evenly spaced, the others random
+    ensemble_seed: int = knob(123, 0, 2**32 - 1)
     combine: str = "probabilities"  # mean of probabilities, mean of logits, or vote
 
     def __post_init__(self) -> None:
@@ -249,3 +205,6 @@ class Settings:
         """Settings from UPPER_CASE names, such as a notebook's ``globals()``; others are left."""
         names = {item.name for item in fields(cls)}
         return cls(**{n: parameters[n.upper()] for n in names if n.upper() in parameters})
+
+
+RANGES = {f.name: f.metadata["range"] for f in fields(Settings) if f.metadata}

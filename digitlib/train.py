@@ -211,10 +211,7 @@ def _write_view(
 
 
 def _cached_views(
-    items: Sequence[strips.Strip],
-    settings: Settings,
-    network: keras.Model,
-    folder: Path,
+    items: Sequence[strips.Strip], settings: Settings, network: keras.Model, folder: Path
 ) -> list[np.ndarray]:
     """Features of all views, one file a view, so that a killed run keeps those it has.
 
@@ -325,10 +322,7 @@ def _tuned(
         )
     elif not resuming:
         fit(
-            network.whole,
-            batches=lambda epoch: stream.at(epoch, 1),
-            validation=validation,
-            phase=1,
+            network.whole, batches=lambda epoch: stream.at(epoch, 1), validation=validation, phase=1
         )
     lap("phase 1")
 
@@ -338,10 +332,7 @@ def _tuned(
             norm = isinstance(layer, keras.layers.BatchNormalization)
             layer.trainable = i < settings.tune_layers and not norm
         fit(
-            network.whole,
-            batches=lambda epoch: stream.at(epoch, 2),
-            validation=validation,
-            phase=2,
+            network.whole, batches=lambda epoch: stream.at(epoch, 2), validation=validation, phase=2
         )
     lap("phase 2")
     # Counted from the history, so that a resumed run says the same.

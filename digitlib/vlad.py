@@ -45,13 +45,7 @@ class Vlad(keras.layers.Layer):
     """
 
     def __init__(
-        self,
-        stride: int,
-        codebooks: int,
-        clusters: int,
-        components: int,
-        scale: float = 1.0,
-        **how,
+        self, stride: int, codebooks: int, clusters: int, components: int, scale: float = 1.0, **how
     ) -> None:
         """``stride``: px of the network's input; ``scale``: such px to a px of the page."""
         super().__init__(**{"trainable": False, "dtype": "float32"} | how)
@@ -286,27 +280,16 @@ def learn_codebooks(layer: Vlad, features: np.ndarray, seed: int) -> None:
     rooted = np.sqrt(features)
     pca = PCA(components, whiten=True, random_state=0).fit(rooted)
     whitened = pca.transform(rooted)
-    centres = [
-        MiniBatchKMeans(
-            clusters,
-            random_state=(seed * 100 + book) % 2**32,
-            n_init=1,
-            batch_size=4096,
-            max_iter=30,
-        )
-        .fit(whitened)
-        .cluster_centers_
-        for book in range(codebooks)
-    ]
+    how = {"n_init": 1, "batch_size": 4096, "max_iter": 30}
+    seeds = [(seed * 100 + book) % 2**32 for book in range(codebooks)]
+    found = [MiniBatchKMeans(clusters, random_state=own, **how).fit(whitened) for own in seeds]
     scale = np.sqrt(np.maximum(pca.explained_variance_, 1e-12))
-    layer.set_weights([pca.mean_, pca.components_.T / scale, np.stack(centres)])
+    centres = np.stack([own.cluster_centers_ for own in found])
+    layer.set_weights([pca.mean_, pca.components_.T / scale, centres])
 
 
 def fit(
-    network: keras.Model,
-    pages: Sequence[Page],
-    classes: list[str],
-    settings: Settings,
+    network: keras.Model, pages: Sequence[Page], classes: list[str], settings: Settings
 ) -> None:
     """Learn everything in ``network`` (of `build`) but the backbone, from ``pages``.
 

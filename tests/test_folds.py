@@ -17,16 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
-from digitlib import (
-    Problem,
-    ensemble,
-    folds,
-    model,
-    pictures_of_folds,
-    train,
-    variants,
-    vlad,
-)
+from digitlib import Problem, ensemble, folds, model, pictures_of_folds, train, variants, vlad
 from digitlib.dataset import Dataset, Page
 from digitlib.results import result_rows, softmax
 from digitlib.strips import ink

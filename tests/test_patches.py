@@ -12,13 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from digitlib import strips
-from digitlib.patches import (
-    cut,
-    cut_all,
-    ensemble_centres,
-    even_centres,
-    random_centres,
-)
+from digitlib.patches import cut, cut_all, ensemble_centres, even_centres, random_centres
 from digitlib.settings import Settings
 from digitlib.strips import Strip
 

@@ -224,8 +224,7 @@ def test_whole_strips_cannot_be_fitted_to_a_height():
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
-    [("", [0.5]), ("0.7", [0.7]), (" 0.5  1 ", [0.5, 1.0])],
+    ("text", "expected"), [("", [0.5]), ("0.7", [0.7]), (" 0.5  1 ", [0.5, 1.0])]
 )
 def test_scales_of_whole_strips(text, expected):
     assert Settings(vlad_scales=text).scales == expected
