@@ -21,7 +21,7 @@ from digitlib.folds import Label
 from digitlib.lines import first_lines
 from digitlib.results import result_rows, softmax
 from digitlib.settings import Settings
-from digitlib.strips import PAPER, at_scale, enhance, ink, padded, strip_tops
+from digitlib.strips import enhance, grey_and_ink, strip_tops
 
 LARGEST = 20.0  # px of the page: wider keypoints are gaps between words or lines, not strokes
 BORDER = 5  # px of the input: a keypoint in the bend of a stroke lies beside the ink
@@ -35,10 +35,9 @@ def keypoints(image: np.ndarray, settings: Settings) -> tuple[np.ndarray, np.nda
     to 1 each: `vlad.Vlad` takes their square roots, which makes them RootSIFT. SIFT: Lowe 2004.
     """
     scan = enhance(image, replace(settings, fit_height=False))
-    grey = at_scale(scan, settings.scale)
-    writing = padded(255 * ink(grey, settings.scale).view(np.uint8), 0)
+    grey, writing = grey_and_ink(scan, settings.scale)
     near = cv2.dilate(writing, np.ones((BORDER, BORDER), np.uint8))
-    found, descriptors = cv2.SIFT_create().detectAndCompute(padded(grey, PAPER), near)
+    found, descriptors = cv2.SIFT_create().detectAndCompute(grey, near)
     places = np.array([(*point.pt, point.size) for point in found], np.float32).reshape(-1, 3)
     places /= settings.scale
     kept = places[:, 2] <= LARGEST

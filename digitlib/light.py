@@ -33,7 +33,8 @@ def tones(image: np.ndarray) -> tuple[float, float]:
     same where there are none."""
     dark = dark_pixels(image).view(bool)
     if not dark.any():
-        return float(image.mean()), float(image.mean())
+        mean = float(image.mean())
+        return mean, mean
     return float(image[dark].mean()), float(image[~dark].mean())
 
 

@@ -175,10 +175,8 @@ def network_inputs(image: np.ndarray, settings: Settings) -> list[np.ndarray]:
     """
     found = []
     for scale in settings.scales:
-        grey = at_scale(image, scale)
-        writing = padded(255 * ink(grey, scale).view(np.uint8), 0)
-        found.append(padded(grey, PAPER)[None, ..., None])
-        found += [on_ink(writing, stride)[None] for stride in settings.strides]
+        grey, writing = grey_and_ink(image, scale)
+        found += [grey[None, ..., None], *(on_ink(writing, n)[None] for n in settings.strides)]
     return found
 
 
@@ -193,7 +191,7 @@ def on_ink(writing: np.ndarray, stride: int) -> np.ndarray:
 
 
 def at_scale(image: np.ndarray, scale: float) -> np.ndarray:
-    """(h, w) uint8 at ``scale``: (h', w'). Raises Problem if `padded` it were too large."""
+    """(h, w) uint8 at ``scale``: (h', w'). Raises Problem if it were too large for a network."""
     whole = round(1 / scale)
     if whole * scale == 1:  # means of whole pixels: faster
         rest = 0, -image.shape[0] % whole, 0, -image.shape[1] % whole
@@ -205,8 +203,14 @@ def at_scale(image: np.ndarray, scale: float) -> np.ndarray:
     return cv2.resize(image, (width, height), interpolation=how)
 
 
-def padded(image: np.ndarray, beyond: int) -> np.ndarray:
-    """(h, w) uint8 with ``beyond`` on its right and below it, to multiples of GRID and WIDE px."""
-    height, width = image.shape
-    rest = 0, -height % GRID, 0, -width % WIDE
-    return cv2.copyMakeBorder(image, *rest, cv2.BORDER_CONSTANT, value=beyond)
+def grey_and_ink(image: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """(h, w) uint8 strip `at_scale`, and where its ink is, 255 or 0: (h', w') uint8 each, with
+    paper on the right and below, to multiples of WIDE and GRID px."""
+    grey = at_scale(image, scale)
+    writing = 255 * ink(grey, scale).view(np.uint8)
+    rest = 0, -grey.shape[0] % GRID, 0, -grey.shape[1] % WIDE
+
+    def padded(plane: np.ndarray, beyond: int) -> np.ndarray:
+        return cv2.copyMakeBorder(plane, *rest, cv2.BORDER_CONSTANT, value=beyond)
+
+    return padded(grey, PAPER), padded(writing, 0)

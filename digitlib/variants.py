@@ -66,8 +66,10 @@ def pen(image: np.ndarray, width: float) -> np.ndarray:
     Each edge of a stroke moves by half of it; the result has two grey levels, the means of what
     Otsu's threshold calls dark and of the rest.
     """
+    if not width:
+        return image
     black, white = tones(image)
-    if not width or black == white:
+    if black == white:
         return image
     slope = (white - black) / np.sqrt(2 * np.pi) / PEN_SIGMA  # a px, at the edge of a wide stroke
     soft = cv2.GaussianBlur(image, (0, 0), PEN_SIGMA)

@@ -15,7 +15,7 @@ from keras import backend, ops
 from digitlib import Problem, engine, ensemble, folds, model, variants, vlad
 from digitlib.dataset import Page
 from digitlib.settings import Settings
-from digitlib.strips import PAPER, at_scale, network_inputs, on_ink, padded
+from digitlib.strips import PAPER, grey_and_ink, network_inputs, on_ink
 
 TENSORFLOW = pytest.mark.skipif(
     backend.backend() != "tensorflow", reason="OpenVINO reads networks of TensorFlow alone"
@@ -181,11 +181,12 @@ def test_positions_on_ink_stand_where_the_layers_see_it(tiny):
     ],
 )
 def test_strips_are_padded_with_paper(shape, scale, expected):
-    found = padded(at_scale(np.zeros(shape, np.uint8), scale), PAPER)
-    assert found.shape == expected and found.dtype == np.uint8
+    found = grey_and_ink(np.zeros(shape, np.uint8), scale)
     height, width = (max(1, round(side * scale)) for side in shape)
-    assert (found[:height, :width] == 0).all()
-    assert (found[height:] == PAPER).all() and (found[:, width:] == PAPER).all()
+    for plane, beyond in zip(found, (PAPER, 0), strict=True):
+        assert plane.shape == expected and plane.dtype == np.uint8
+        assert (plane[:height, :width] == 0).all()
+        assert (plane[height:] == beyond).all() and (plane[:, width:] == beyond).all()
 
 
 @pytest.mark.parametrize("change, width", [(0.0, 8), (2.0, 10), (-2.0, 6), (-20.0, 0)])
