@@ -11,6 +11,7 @@ import subprocess
 import sys
 import zipfile
 from dataclasses import asdict, replace
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -112,7 +113,7 @@ def test_one_pass_sees_what_patches_see_but_at_their_edges(size):
 @pytest.fixture(autouse=True)
 def in_float32(monkeypatch) -> None:
     """Also where the processor is faster in bfloat16: logits are compared."""
-    monkeypatch.setattr(engine, "multiplies_bfloat16", lambda: False)
+    monkeypatch.setattr(engine, "multiplies_bfloat16", lambda core: False)
 
 
 @pytest.fixture(scope="module")
@@ -245,19 +246,27 @@ def test_threads_that_label_first_at_the_same_time_do_not_wait_for_ever():
 
 
 @pytest.mark.parametrize(
-    ("flags", "precision"),
+    ("name", "flags", "precision"),
     [
-        ("fpu avx2 fma", "f32"),
-        ("fpu avx512f avx512_bf16", "f32"),  # slower in bfloat16
-        ("fpu avx512_bf16 amx_bf16 amx_tile", "bf16"),
-        (None, "f32"),  # not Linux
+        ("Intel(R) Core(TM) i5", "fpu avx2 fma", "f32"),
+        ("Intel(R) Xeon(R)", "fpu avx512f avx512_bf16", "f32"),  # slower in bfloat16
+        ("Intel(R) Xeon(R)", "fpu avx512_bf16 amx_bf16 amx_tile", "bf16"),
+        ("Intel(R) Xeon(R)", None, "f32"),  # not Linux
+        ("AMD EPYC", "fpu avx2 fma", "f32"),
+        ("AMD EPYC", "fpu avx512f avx512_bf16", "bf16"),
+        ("AMD Ryzen 9", None, "f32"),
     ],
 )
-def test_half_precision_is_used_where_it_is_faster(whole, tmp_path, flags, precision, monkeypatch):
-    about = tmp_path / "cpuinfo"
+def test_half_precision_is_used_where_it_is_faster(
+    whole, tmp_path, name, flags, precision, monkeypatch
+):
+    about, can = tmp_path / "cpuinfo", ["FP32", "INT8"]
     if flags is not None:
         about.write_text(f"processor\t: 0\nflags\t\t: {flags}\n", "utf-8")
-    monkeypatch.setattr(engine, "multiplies_bfloat16", lambda: MULTIPLIES(about))
+        can += ["BF16"] * ("avx512_bf16" in flags)
+    core = Mock()
+    core.get_property.side_effect = lambda _, which: name if which == "FULL_DEVICE_NAME" else can
+    monkeypatch.setattr(engine, "multiplies_bfloat16", lambda _: MULTIPLIES(core, about))
     made = engine.Engine(whole[2])
     assert made.how["INFERENCE_PRECISION_HINT"] == precision
 
