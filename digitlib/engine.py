@@ -303,7 +303,8 @@ class Engine:
             if len(inputs) != self.n_inputs:
                 raise ValueError(f"{self.n_inputs} inputs rather than {len(inputs)}")
             request = self._request(tuple(item.shape for item in inputs))
-            return request.infer(dict(enumerate(inputs)), share_inputs=True)[0] + self.shift
+            how = {"share_inputs": True, "share_outputs": True}  # the sum is an array of its own
+            return request.infer(dict(enumerate(inputs)), **how)[0] + self.shift
         except Exception as error:  # a graph that does not fit makes OpenVINO raise anything
             raise Problem(
                 f"{self.path}: its graph cannot be run ({_reason(error)}); use --engine keras"
