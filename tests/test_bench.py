@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 
-from digitlib import Problem, bench, engine, ensemble, model, shipped
+from digitlib import Problem, bench, ensemble, model, shipped
 from digitlib.__main__ import main
 from digitlib.results import combine
 
@@ -28,12 +28,11 @@ def test_the_published_procedure_is_the_ensemble_patch_by_patch(hands, tmp_path)
     np.testing.assert_allclose(found, exact, atol=1e-5)
 
 
-def test_a_quick_bench_finds_labels_as_in_keras_and_the_lead_kept(hands, tmp_path, monkeypatch):
+def test_a_quick_bench_finds_labels_as_in_keras_and_the_lead_kept(hands, tmp_path, in_float32):
     """The shipped models on strips by hands that they do not know: Keras says the same of them.
 
     In float32: of strangers no class is nearest by much, and bfloat16 may round to another one.
     """
-    monkeypatch.setattr(engine, "multiplies_bfloat16", lambda core: False)
     low = [page.path for page in hands.test if page.image.shape[0] < 400][:4]
     names = list(shipped.models())
     for _ in range(2):  # on a shared machine either side may have stalled: once more, then
