@@ -351,8 +351,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--quick",
         action="store_true",
-        help="four images, no whole processes, into reports/bench-quick; fails where something got "
-        "worse",
+        help="four images, in float32 on any processor, no whole processes, into "
+        "reports/bench-quick; fails where something got worse",
     )
     sub.add_argument(
         "--classes", nargs="+", type=int, default=[],

@@ -121,12 +121,12 @@ def _published(files: Sequence[Path], classes: list[str]) -> dict[str, Any]:
     return timed("the original's procedure", label, files, classes)
 
 
-def compared(files: Sequence[Path], names: Sequence[str] = ()) -> list[dict]:
+def compared(files: Sequence[Path], names: Sequence[str] = (), precise: bool = False) -> list[dict]:
     """A row a procedure: what `timed` gives but its labels, times (as fast as the original's, by
     ms), cpu_times (by cpu_ms), same and n: how many labels are those of Keras, of how many.
 
     The original's procedure; the same network's graphs, ``paper``; each model of ``names``
-    (shipped, runs, files) by its graphs and by Keras.
+    (shipped, runs, files) by its graphs and by Keras. ``precise``: graphs as for `reader`.
     """
     cv2.setNumThreads(cores())  # one image after the other, as in `predict` of one
     settings = paper()
@@ -147,7 +147,7 @@ def compared(files: Sequence[Path], names: Sequence[str] = ()) -> list[dict]:
             classes, how, _ = shipped.read_card(path)
             found = {}
             for engine in engines:
-                read, _ = reader(path, engine)
+                read, _ = reader(path, engine, precise=precise)
                 found[engine] = timed(
                     f"{name}, {engine}",
                     lambda file, read=read, how=how: combine(
@@ -335,8 +335,9 @@ def bench(
 ) -> dict:
     """Everything that is measured, ready for JSON; to `FOUND` in ``folder``, if given, with plots.
 
-    ``quick``: a few images, no processes of their own. ``classes``: numbers of them for `growth`;
-    without any it is what ``folder`` has of it.
+    ``quick``: a few images, in float32 on any processor (strangers' hands are near to no class, and
+    bfloat16 may round to another one), no processes of their own. ``classes``: numbers of them for
+    `growth`; without any it is what ``folder`` has of it.
     """
     for number in classes:
         Settings(classes=number)  # a wrong one is refused now, not after all else
@@ -356,7 +357,7 @@ def bench(
                     with whole_file(folder / f"{name}.png") as aside:
                         draw(pd.DataFrame(found[name])).savefig(aside, format="png")
 
-    keep(labels=compared(files, names))
+    keep(labels=compared(files, names, precise=quick))
     keep(pipeline=pipeline(pages))
     if not quick:
         keep(processes=[whole_processes(files, name, MANY) for name in names])

@@ -251,9 +251,11 @@ class Engine:
     first `MOST_SIZES` sizes that come, and once for all others and for LARGE ones.
     """
 
-    def __init__(self, path: Path, graph: str = STRIPS, streams: int = 1) -> None:
-        """In bfloat16 where the processor is faster in it. Raises Problem if ``path`` lacks
-        ``graph`` or holds a damaged one; ImportError without OpenVINO."""
+    def __init__(
+        self, path: Path, graph: str = STRIPS, streams: int = 1, precise: bool = False
+    ) -> None:
+        """In bfloat16 where the processor is faster in it, unless ``precise``. Raises Problem if
+        ``path`` lacks ``graph`` or holds a damaged one; ImportError without OpenVINO."""
         core = _openvino().Core()
         try:
             network, about = _read(core, path, graph)
@@ -272,7 +274,8 @@ class Engine:
         self.how = {"PERFORMANCE_HINT": "THROUGHPUT" if streams > 1 else "LATENCY"}
         if streams > 1:
             self.how["NUM_STREAMS"] = str(streams)
-        self.how["INFERENCE_PRECISION_HINT"] = "bf16" if multiplies_bfloat16(core) else "f32"
+        fast = not precise and multiplies_bfloat16(core)
+        self.how["INFERENCE_PRECISION_HINT"] = "bf16" if fast else "f32"
         self.core, self.network = core, network
         self.compiled: dict[Sizes, Any] = {}
         self.lock, self.own = threading.Lock(), threading.local()

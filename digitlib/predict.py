@@ -85,13 +85,17 @@ def chosen(engine: str, model: Path) -> str:
 
 
 def reader(
-    model: Path, engine: str = "auto", streams: int = 1, settings: Settings | None = None
+    model: Path,
+    engine: str = "auto",
+    streams: int = 1,
+    settings: Settings | None = None,
+    precise: bool = False,
 ) -> tuple[Reader, int]:
     """(what reads an image with ``model``, how many threads are to call it).
 
     ``engine``: openvino; one-pass (patches too: faster where they are large, and nearly the same);
     keras; or auto, the first of openvino and keras that can. ``settings``: with another ensemble
-    than the model's own.
+    than the model's own. ``precise``: in float32, also where the processor is faster in bfloat16.
     """
     graph = chosen(engine, model)
     if graph == "keras":
@@ -101,7 +105,7 @@ def reader(
         network, _, own = models.load(model)
         return lambda page: ensemble.vote(network, page, settings or own).logits, 1
     settings = settings or read_card(model)[1]
-    compiled, way = Engine(model, graph, streams), WAYS[graph]
+    compiled, way = Engine(model, graph, streams, precise), WAYS[graph]
     # While one image is labelled, another is read from its file.
     threads = 2 * streams if streams > 1 else 1
     return lambda page: way(compiled, ensemble_of(page, settings), settings), threads

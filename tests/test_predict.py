@@ -264,6 +264,7 @@ def test_half_precision_is_used_where_it_is_faster(
     monkeypatch.setattr(engine, "multiplies_bfloat16", lambda _: MULTIPLIES(core, about))
     made = engine.Engine(whole[2])
     assert made.how["INFERENCE_PRECISION_HINT"] == precision
+    assert engine.Engine(whole[2], precise=True).how["INFERENCE_PRECISION_HINT"] == "f32"
 
 
 @pytest.mark.parametrize(
