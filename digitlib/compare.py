@@ -19,7 +19,7 @@ from digitlib.pages import read_json
 from digitlib.parameters import NOTEBOOKS, read_profile, setting_parameters, typed
 from digitlib.report import run_folder
 from digitlib.results import NUMBERS
-from digitlib.settings import Settings
+from digitlib.settings import ENSEMBLE, Settings
 
 PUBLISHED = "published_predictions.csv"  # filename, actual, and a column of labels a system
 TABLES = {  # what a system is called, and who recorded what its training and labelling cost
@@ -28,7 +28,6 @@ TABLES = {  # what a system is called, and who recorded what its training and la
     PUBLISHED: ("published {}", "", ""),
 }
 MOST_SYSTEMS = 40  # more are not read: no table or picture of them could be taken in
-ENSEMBLE = ("n_patches", "n_even", "ensemble_seed", "combine")  # set after training
 CUTS = {1: (1, 1), 2: (2, 1), 3: (3, 1), 6: (3, 2)}  # pieces of an image: rows, columns
 
 

@@ -33,7 +33,7 @@ from digitlib.parameters import (
     setting_parameters,
     settled,
 )
-from digitlib.settings import Settings
+from digitlib.settings import ENSEMBLE, Settings
 
 # What an earlier run of a name left, and a whole new one must not find:
 LEFT = "metrics.json result.csv baseline.csv probabilities.npy classes.csv bench.json kernels.log"
@@ -333,6 +333,9 @@ def planned(
         # The recipe is the run's, but for what is given now.
         knobs = (setting_parameters().keys() - {"DATASET"}) & read & known.keys() - set(parameters)
         values |= settled({name: known[name] for name in knobs}, declared)
+        done = {own["name"] for own in kept if own["status"] == "done"}
+        stay = [notebook for notebook in suite if notebook.name in done]
+        _refuse_two_recipes(run, stay, known, {n: v for n, v in values.items() if n in read})
     # What the run has already may name it.
     for idle in sorted(n for n in given.keys() - read if known.get(n) != given[n]):
         own = [n.name[:2] for n in suite if idle in n.parameters]
@@ -355,6 +358,24 @@ def planned(
     changed = {name: value for name, value in known.items() if name in of_kept}
     changed |= {name: value for name, value in (differ | given).items() if name in read}
     return Plan(run, name, dataset, todo, values | {"RUN": run}, changed, kept)
+
+
+def _refuse_two_recipes(
+    run: str, kept: list[Notebook], known: Mapping[str, Any], values: Mapping[str, Any]
+) -> None:
+    """Raise Problem if ``run`` would then hold results of two recipes: ``kept`` notebooks had the
+    values ``known``, or their defaults, and those to be run have ``values``. How patches are
+    combined, and the memory that is used, may differ."""
+    may = {name.upper() for name in ("dataset", "memory", *ENSEMBLE)}  # the data set was looked at
+    for notebook in kept:
+        for name in sorted(values.keys() & setting_parameters().keys() - may):
+            if name in notebook.parameters:
+                was = known.get(name, notebook.parameters[name].default)
+                if was != values[name]:
+                    raise Problem(
+                        f"{run} has {notebook.name} by {name} {was}, not {values[name]}: run that "
+                        f"anew, too (--notebooks), or give this a --run of its own"
+                    )
 
 
 def run_report(

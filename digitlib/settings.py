@@ -21,6 +21,7 @@ CHOICES = {
         "out_relu",
     ),
 }
+ENSEMBLE = ("n_patches", "n_even", "ensemble_seed", "combine")  # may be set after training
 HALVE = (1, 3, 6, 13)  # blocks of MobileNetV2 whose map is half as high and wide as the one before
 MOST_SCALES = 8  # at which strips are read
 MOST_PATCHES = 2**30  # bytes of one strip's

@@ -499,12 +499,12 @@ def test_what_fails_the_second_time_leaves_nothing_of_the_first(home):
     books, folder = home / "notebooks", home / "reports" / "toy"
     write_notebook(books, "01_kept", RECORD.format(name="01_kept", numbers="{'n': 1}"))
     told = RECORD.format(name="02_fails", numbers="{'accuracy': 0.99}")
-    write_notebook(books, "02_fails", f"assert SEED == 1\n{told}")
+    write_notebook(books, "02_fails", f"import os\nassert not os.path.exists('fail')\n{told}")
     told = RECORD.format(name="03_needs", numbers="{'accuracy': 0.98}")
     write_notebook(books, "03_needs", told, needs=["02_fails"])
     assert run_report(run="toy") == 0
-    again = {"chosen": "02 03", "parameters": {"SEED": 2}}
-    assert run_report(run="toy", **again) == 1
+    (books / "fail").touch()
+    assert run_report(run="toy", chosen="02 03") == 1
     assert list(json.loads((folder / "metrics.json").read_text())["notebooks"]) == ["01_kept"]
     assert (folder / "01_kept.ipynb").exists() and not (folder / "03_needs.ipynb").exists()
     assert "0.98" not in (folder / "03_needs.html").read_text("utf-8")
@@ -552,20 +552,44 @@ def test_further_notebooks_leave_what_the_run_was_made_with(home):
     assert run["seconds"] >= sum(own["seconds"] for own in run["notebooks"]) - 0.2  # all of it
 
 
-@pytest.mark.parametrize(("given", "seed"), [({}, 7), ({"SEED": 1}, 1)])
-def test_further_notebooks_have_the_parameters_of_their_run(home, given, seed):
+def test_further_notebooks_have_the_parameters_of_their_run(home):
     books = home / "notebooks"
     write_notebook(books, "01_always", "1")
-    write_notebook(books, "02_asked", f"assert SEED == {seed}")
+    write_notebook(books, "02_asked", "assert SEED == 7")
     write_notebook(books, "03_other", "1", parameters="RUN: str = ''")
     run_report(run="toy", chosen="01", parameters={"SEED": 7})
-    assert run_report(run="toy", chosen="02", parameters=given) == 0
+    assert run_report(run="toy", chosen="02") == 0
     file = home / "reports" / "toy" / "run.json"
     text = file.read_text("utf-8").replace('"SEED": ', '"SEED": "seven", "before": ')
     file.write_text(text, "utf-8")
     assert run_report(run="toy", chosen="03") == 0  # has no such parameter
     with pytest.raises(Problem, match="SEED"):
         run_report(run="toy", chosen="02")
+
+
+@pytest.mark.parametrize(
+    ("first", "chosen", "given", "conflict"),
+    [
+        ({"SEED": 7}, "02", {"SEED": 1}, "01_always by SEED 7, not 1"),
+        ({}, "02", {"SEED": 7}, "01_always by SEED 1, not 7"),
+        ({"SEED": 7}, "02", {"SEED": 7}, None),
+        ({"SEED": 7}, "01 02", {"SEED": 1}, None),  # nothing of the other seed is left
+        ({"SEED": 7}, "02", {"N_PATCHES": 50}, None),  # set after training
+        ({"SEED": 7}, "02", {"FOLDS": 5}, None),  # of no recipe
+    ],
+)
+def test_a_run_does_not_get_results_of_two_recipes(home, first, chosen, given, conflict):
+    parameters = "RUN: str = ''\nSEED: int = 1\nN_PATCHES: int = 35\nFOLDS: int = 3"
+    write_notebook(home / "notebooks", "01_always", "1", parameters=parameters)
+    write_notebook(home / "notebooks", "02_asked", "1", parameters=parameters)
+    run_report(run="toy", chosen="01", parameters=first)
+    if conflict is None:
+        assert run_report(run="toy", chosen=chosen, parameters=given) == 0
+        return
+    before = (home / "reports" / "toy" / "run.json").read_text("utf-8")
+    with pytest.raises(Problem, match=conflict):
+        run_report(run="toy", chosen=chosen, parameters=given)
+    assert (home / "reports" / "toy" / "run.json").read_text("utf-8") == before
 
 
 def test_a_run_on_another_folder_of_that_name_is_not_replaced(home):
