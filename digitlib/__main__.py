@@ -145,20 +145,17 @@ def predict(args: argparse.Namespace) -> int:
     classes, _, about = read_card(model)
     known = about.get("data", f"{len(classes)} classes, {classes[0]} to {classes[-1]}")
     print(f"model: {args.model or DEFAULT} ({printable(known)})", file=sys.stderr)
-    from digitlib.dataset import raise_all, unread
+    from digitlib.dataset import raise_all
     from digitlib.predict import chosen, predict_files
 
     if chosen(args.engine, model) == "keras":
         with quiet_start():
             import keras  # noqa: F401
 
-    problems, notes = [], []
-    how = {"sure": args.sure, "resize": args.resize, "problems": problems, "notes": notes}
-    rows = predict_files(args.images, model, args.out, args.engine, **how)
-    for folder in filter(Path.is_dir, args.images):
-        problems += unread(folder.iterdir())
-    for note in notes:
+    answers = predict_files(args.images, model, args.out, args.engine, args.sure, args.resize)
+    for note in answers.notes:
         print(f"note: {note}", file=sys.stderr)
+    rows = answers.rows
     width = max(len(printable(row["filename"])) for row in rows[:SHOWN])
     for row in rows[:SHOWN]:
         mark = "  not sure" if row.get("sure") == "no" else ""
@@ -168,7 +165,7 @@ def predict(args: argparse.Namespace) -> int:
     unsure = sum(row.get("sure") == "no" for row in rows)
     doubt = f"; not sure of {unsure}" if unsure else ""
     print(f"{len(rows)} images labelled{more} in {args.out}{doubt}", file=sys.stderr)
-    raise_all(problems, "not labelled")
+    raise_all(answers.problems, "not labelled")
     return 0
 
 

@@ -8,13 +8,14 @@ import importlib.util
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from digitlib import Problem, cores, progress_bar
-from digitlib.dataset import Page, image_files, raise_all, read_page
+from digitlib.dataset import Page, image_files, raise_all, read_page, unread
 from digitlib.engine import ONE_PASS, PATCHES, STRIPS, Engine, has_graph
 from digitlib.lines import better_resize, line_pitch, usual_pitch
 from digitlib.patches import cut_all, ensemble_centres, windows
@@ -123,6 +124,15 @@ def of_another_scale(pitches: Iterable[int | None], resize: float) -> list[str]:
     ]
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What `predict_files` says of images."""
+
+    rows: list[dict]  # of `results.result_rows`, for each image that could be read
+    problems: list[str]  # what is wrong with the others
+    notes: list[str]  # what should be known of all of them: `of_another_scale`, by the first few
+
+
 def predict_files(
     paths: Iterable[Path],
     model: Path,
@@ -130,18 +140,15 @@ def predict_files(
     engine: str = "auto",
     sure: float | None = None,
     resize: float | None = None,
-    problems: list[str] | None = None,
-    notes: list[str] | None = None,
-) -> list[dict]:
-    """`results.result_rows` of images (files, or folders of them); to ``out`` too, if given.
+) -> Answers:
+    """Label images (files, or folders of them); the rows go to ``out`` too, if given.
 
     ``sure``: the confidence from which on an answer counts as sure (a column: yes or no); by
     default what the model's card says, and if that says nothing there is no such column.
     ``resize``: as for `read_page`; by default as the model's own pages were read. Raises Problem,
-    naming all files that cannot be read, and then writes nothing; unless some can be read and there
-    is a list ``problems``: what is wrong with the others is added to it. To a list ``notes`` is
-    added what should be known of all of them (`of_another_scale`, by the first few).
+    naming the files, if none of them can be read, and then writes nothing.
     """
+    paths = list(paths)
     files = image_files(paths)
     if out and out.is_dir():
         raise Problem(f"--out {out}: is a folder; name a file in it, such as {out / 'result.csv'}")
@@ -156,7 +163,7 @@ def predict_files(
         names = [str(file) for file in files]
 
     pitches: list[int | None] = []
-    looked_at = set(files[:FEW]) if notes is not None else set()
+    looked_at = set(files[:FEW])
 
     def label(file: Path, name: str) -> dict | str:
         """The image's row, or what is wrong with it: of many classes, too, little is kept."""
@@ -190,14 +197,12 @@ def predict_files(
         if len(files) > 1:  # for one, the bar would take longer to import than to fill
             answers = progress_bar(answers, **how)
         answers = list(answers)
-    wrong = [answer for answer in answers if isinstance(answer, str)]
-    if problems is None or len(wrong) == len(files):
-        raise_all(wrong, "the images")
-    else:
-        problems += wrong
-    if notes is not None:
-        notes += of_another_scale(pitches, resize)
     rows = [answer for answer in answers if isinstance(answer, dict)]
+    problems = [answer for answer in answers if isinstance(answer, str)]
+    if not rows:
+        raise_all(problems, "the images")
     if out:
         write_rows(rows, out)
-    return rows
+    for folder in filter(Path.is_dir, paths):
+        problems += unread(folder.iterdir())
+    return Answers(rows, problems, of_another_scale(pitches, resize))

@@ -195,7 +195,7 @@ def saved(network, digits, tiny, tmp_path_factory):
 
 def labelled(files, path, out=None):
     """`predict_files` patch by patch, which is what all else must agree with."""
-    return pd.DataFrame(predict_files(files, path, out, engine="keras"))
+    return pd.DataFrame(predict_files(files, path, out, engine="keras").rows)
 
 
 def test_predict_files_with_a_model_alone(saved, ballots, digits, digits_folder, tiny, tmp_path):

@@ -110,8 +110,8 @@ def test_photographs_of_strips_are_labelled_as_their_scans(reference, tmp_path):
     strips = reference.test[::7]
     for i, strip in enumerate(strips):
         Image.fromarray(measures.faded(strip.image, i)).save(tmp_path / strip.path.name)
-    rows = predict_files([tmp_path], find("reference-fast"))
-    scans = predict_files([strip.path for strip in strips], find("reference-fast"))
+    rows = predict_files([tmp_path], find("reference-fast")).rows
+    scans = predict_files([strip.path for strip in strips], find("reference-fast")).rows
     said = {row["filename"]: row["predicted"] for row in scans}
     same = sum(row["predicted"] == said[row["filename"]] for row in rows)
     assert same >= len(strips) - 1  # without evened, 1 of 10
