@@ -348,7 +348,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--quick",
         action="store_true",
-        help="four images, in float32 on any processor, no whole processes, into "
+        help="four images, labels in float32 on any processor, no whole processes, into "
         "reports/bench-quick; fails where something got worse",
     )
     sub.add_argument(

@@ -126,7 +126,8 @@ def compared(files: Sequence[Path], names: Sequence[str] = (), precise: bool = F
     ms), cpu_times (by cpu_ms), same and n: how many labels are those of Keras, of how many.
 
     The original's procedure; the same network's graphs, ``paper``; each model of ``names``
-    (shipped, runs, files) by its graphs and by Keras. ``precise``: graphs as for `reader`.
+    (shipped, runs, files) by its graphs and by Keras. ``precise``: labels are then asked of graphs
+    in float32, also where the processor is timed in bfloat16.
     """
     cv2.setNumThreads(cores())  # one image after the other, as in `predict` of one
     settings = paper()
@@ -147,12 +148,15 @@ def compared(files: Sequence[Path], names: Sequence[str] = (), precise: bool = F
         # Keras last: what it leaves behind makes the graphs a tenth slower, and `predict` has none.
         for name, path, engine in sorted(jobs, key=lambda job: job[2] == "keras"):
             classes, how, _ = shipped.read_card(path)
-            read, _ = reader(path, engine, precise=precise)
+            read, _ = reader(path, engine)
 
             def label(file: Path, read=read, how=how) -> np.ndarray:
                 return combine(read(read_page(file, how.resize)), how.combine)
 
-            found[name, engine] = timed(f"{name}, {engine}", label, files, classes)
+            row = found[name, engine] = timed(f"{name}, {engine}", label, files, classes)
+            if precise and engine != "keras":
+                read, _ = reader(path, engine, precise=True)
+                row["labels"] = [classes[label(file, read).argmax()] for file in files]
             bar.update()
         bar.close()
     for name, _, engine in jobs:
@@ -333,9 +337,9 @@ def bench(
 ) -> dict:
     """Everything that is measured, ready for JSON; to `FOUND` in ``folder``, if given, with plots.
 
-    ``quick``: a few images, in float32 on any processor (strangers' hands are near to no class, and
-    bfloat16 may round to another one), no processes of their own. ``classes``: numbers of them for
-    `growth`; without any it is what ``folder`` has of it.
+    ``quick``: a few images, labels in float32 on any processor (strangers' hands are near to no
+    class, and bfloat16 may round to another one), no processes of their own. ``classes``: numbers
+    of them for `growth`; without any it is what ``folder`` has of it.
     """
     for number in classes:
         Settings(classes=number)  # a wrong one is refused now, not after all else
