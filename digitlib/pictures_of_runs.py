@@ -110,7 +110,7 @@ def _in_percent(axis: Axes) -> None:
     """Accuracies up to 100 %; after the last line, for it fixes what the axis shows."""
     low = max(axis.get_ylim()[0], -0.02)
     axis.set_ylim(low, 1.02)
-    axis.set_yticks([share for share in axis.get_yticks() if low <= share <= 1])
+    axis.set_yticks([share for share in axis.get_yticks() if low <= share < 1.001])  # 1 is rounded
     axis.yaxis.set_major_formatter(PercentFormatter(1))
 
 

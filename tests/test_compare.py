@@ -326,6 +326,14 @@ def test_less_text(home, digits, tiny):
         compare.by_text(["two"], digits, [1])
 
 
+def test_accuracies_are_shown_up_to_all_of_them():
+    rows = {"recipe": "a", "text": [0.1, 1.0], "accuracy": [0.03, 0.99]}
+    ends = {"accuracy_low": [0.0, 0.96], "accuracy_high": [0.07, 1.0]}
+    (axis,) = pictures_of_runs.accuracy_by_training_text(pd.DataFrame(rows | ends)).axes
+    shown = [label.get_text() for label in axis.get_yticklabels()]
+    assert (shown[0], shown[-1]) == ("0%", "100%")
+
+
 def test_each_model_is_shown_images_of_the_size_it_reads(home, digits, tiny, monkeypatch):
     heights = {}
 
