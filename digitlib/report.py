@@ -334,8 +334,8 @@ def planned(
         knobs = (setting_parameters().keys() - {"DATASET"}) & read & known.keys() - set(parameters)
         values |= settled({name: known[name] for name in knobs}, declared)
         done = {own["name"] for own in kept if own["status"] == "done"}
-        stay = [notebook for notebook in suite if notebook.name in done]
-        _refuse_two_recipes(run, stay, known, {n: v for n, v in values.items() if n in read})
+        now_given = {name: value for name, value in values.items() if name in read}
+        _refuse_two_recipes(run, [n for n in suite if n.name in done], known, now_given)
     # What the run has already may name it.
     for idle in sorted(n for n in given.keys() - read if known.get(n) != given[n]):
         own = [n.name[:2] for n in suite if idle in n.parameters]
