@@ -146,22 +146,23 @@ def compared(files: Sequence[Path], names: Sequence[str] = (), precise: bool = F
         bar.update()
         found = {}
         # Keras last: what it leaves behind makes the graphs a tenth slower, and `predict` has none.
-        for name, path, engine in sorted(jobs, key=lambda job: job[2] == "keras"):
+        for job in sorted(jobs, key=lambda job: job[2] == "keras"):
+            name, path, engine = job
             classes, how, _ = shipped.read_card(path)
             read, _ = reader(path, engine)
 
             def label(file: Path, read=read, how=how) -> np.ndarray:
                 return combine(read(read_page(file, how.resize)), how.combine)
 
-            row = found[name, engine] = timed(f"{name}, {engine}", label, files, classes)
+            row = found[job] = timed(f"{name}, {engine}", label, files, classes)
             if precise and engine != "keras":
                 read, _ = reader(path, engine, precise=True)
                 row["labels"] = [classes[label(file, read).argmax()] for file in files]
             bar.update()
         bar.close()
-    for name, _, engine in jobs:
-        row = found[name, engine]
-        if exact := found.get((name, "keras")):
+    for name, path, engine in jobs:  # a run may be called paper, too: the path tells them apart
+        row = found[name, path, engine]
+        if exact := found.get((name, path, "keras")):
             row["same"] = int(sum(np.array(row["labels"]) == exact["labels"]))
         rows.append(row)
     for row in rows:

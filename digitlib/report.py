@@ -367,15 +367,15 @@ def _refuse_two_recipes(
     values ``known``, or their defaults, and those to be run have ``values``. How patches are
     combined, and the memory that is used, may differ."""
     may = {name.upper() for name in ("dataset", "memory", *ENSEMBLE)}  # the data set was looked at
+    must = values.keys() & setting_parameters().keys() - may
     for notebook in kept:
-        for name in sorted(values.keys() & setting_parameters().keys() - may):
-            if name in notebook.parameters:
-                was = known.get(name, notebook.parameters[name].default)
-                if was != values[name]:
-                    raise Problem(
-                        f"{run} has {notebook.name} by {name} {was}, not {values[name]}: run that "
-                        f"anew, too (--notebooks), or give this a --run of its own"
-                    )
+        for name in sorted(must & notebook.parameters.keys()):
+            was = known.get(name, notebook.parameters[name].default)
+            if was != values[name]:
+                raise Problem(
+                    f"{run} has {notebook.name} by {name} {was}, not {values[name]}: run that "
+                    "anew, too (--notebooks), or give this a --run of its own"
+                )
 
 
 def run_report(

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 import digitlib
-from digitlib import engine
 from digitlib.dataset import Dataset, load_dataset
 from digitlib.handwriting import write_dataset
 from digitlib.settings import Settings
@@ -30,12 +29,6 @@ def ruled_lines(image: np.ndarray) -> int:
     # A line that slopes, or is one pixel thin, has its runs spread over some nine rows.
     ruled = np.convolve(level, np.ones(9), "same") > 0.35
     return int((np.diff(ruled.astype(int), prepend=0) == 1).sum())
-
-
-@pytest.fixture
-def in_float32(monkeypatch) -> None:
-    """Graphs reckon in float32, also where the processor is faster in bfloat16."""
-    monkeypatch.setattr(engine, "multiplies_bfloat16", lambda core: False)
 
 
 @pytest.fixture(scope="session")
