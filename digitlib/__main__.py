@@ -142,7 +142,7 @@ def predict(args: argparse.Namespace) -> int:
 
     _refuse_missing(args.images)
     model = find(args.model or DEFAULT)
-    classes, _, about = read_card(model)
+    classes, settings, about = read_card(model)
     known = about.get("data", f"{len(classes)} classes, {classes[0]} to {classes[-1]}")
     print(f"model: {args.model or DEFAULT} ({printable(known)})", file=sys.stderr)
     from digitlib.dataset import raise_all
@@ -152,6 +152,8 @@ def predict(args: argparse.Namespace) -> int:
         with quiet_start():
             import keras  # noqa: F401
 
+    if args.page and args.page.is_dir():
+        raise Problem(f"--page {args.page}: is a folder; name a file in it, such as labels.html")
     answers = predict_files(args.images, model, args.out, args.engine, args.sure, args.resize)
     for note in answers.notes:
         print(f"note: {note}", file=sys.stderr)
@@ -165,6 +167,13 @@ def predict(args: argparse.Namespace) -> int:
     unsure = sum(row.get("sure") == "no" for row in rows)
     doubt = f"; not sure of {unsure}" if unsure else ""
     print(f"{len(rows)} images labelled{more} in {args.out}{doubt}", file=sys.stderr)
+    if args.page:
+        from digitlib.pages import write_labels
+
+        resize = settings.resize if args.resize is None else args.resize
+        name = args.model or DEFAULT
+        write_labels(rows, answers.files, resize, name, args.page)
+        print(f"open {args.page}", file=sys.stderr)
     raise_all(answers.problems, "not labelled")
     return 0
 
@@ -324,6 +333,10 @@ def parser() -> argparse.ArgumentParser:
         "--model", help="one that `models` lists, a run in reports/, or a model.keras file"
     )
     sub.add_argument("--out", type=Path, default=Path("result.csv"), help="default: result.csv")
+    sub.add_argument(
+        "--page", type=Path, metavar="HTML",
+        help="also write a page with a picture of each image, the least confident first",
+    )  # fmt: skip
     sub.add_argument(
         "--engine", default="auto",
         help="openvino, keras, or auto: the first of them that can; one-pass: faster where patches "

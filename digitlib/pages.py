@@ -1,7 +1,7 @@
-"""The pages: an HTML page for each executed notebook, and the index of all runs.
+"""The pages: an HTML page for each executed notebook, the index of all runs, and labelled images.
 
-In: executed notebooks, run.json and metrics.json in the folders under reports/.
-Out: reports/<run>/NN_name.html and reports/index.html, which load nothing from anywhere.
+In: executed notebooks, run.json and metrics.json in the folders under reports/; what was predicted.
+Out: reports/<run>/NN_name.html, reports/index.html and others, which load nothing from anywhere.
 """
 
 import json
@@ -16,9 +16,11 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 import digitlib
-from digitlib import whole_file
+from digitlib import progress_bar, whole_file
 
 MOST_JSON = 2**26  # bytes
+MOST_SHOWN = 500  # labelled images on a page,
+PICTURE = 240, 900  # px, height and width that each is reduced to
 ERROR_TAG = "papermill-error-cell-tag"  # papermill's own error cells; the page has a better one
 WIDGETS = "application/vnd.jupyter.widget-view+json"  # live only: a page has no kernel
 # What can run code or load something from elsewhere; a page needs none of it.
@@ -211,6 +213,28 @@ def run_row(folder: Path) -> dict[str, Any]:
         "errors": [own for own in states_of(run) if own.get("error")],
         "files": [f for f in ("result.csv", "metrics.json", "run.json") if (folder / f).exists()],
     }
+
+
+def write_labels(
+    rows: Sequence[Mapping[str, Any]], files: Sequence[Path], resize: float, model: str, out: Path
+) -> Path:
+    """``out``: a picture of each of ``files``, read as `read_page` does, with what its one of
+    ``rows`` (`results.result_rows`) says; the least confident first, of MOST_SHOWN."""
+    import cv2
+
+    from digitlib.dataset import read_page
+
+    order = sorted(range(len(rows)), key=lambda i: rows[i]["confidence"])[:MOST_SHOWN]
+    shown = []
+    for i in progress_bar(order, desc="pictures", unit="image"):
+        image = read_page(files[i], resize).image
+        scale = min(1, *(most / side for most, side in zip(PICTURE, image.shape, strict=True)))
+        size = [max(1, round(side * scale)) for side in image.shape[::-1]]
+        small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        png = cv2.imencode(".png", small // 17 * 17)[1]  # 16 levels: a third of the bytes
+        shown.append(rows[i] | {"picture": b64encode(png).decode()})
+    about = {"model": model, "images": len(rows), "rows": shown}
+    return render("labels.html.j2", out, **about)
 
 
 def write_index() -> Path:

@@ -129,6 +129,7 @@ class Answers:
     """What `predict_files` says of images."""
 
     rows: list[dict]  # of `results.result_rows`, for each image that could be read
+    files: list[Path]  # those images
     problems: list[str]  # what is wrong with the others
     notes: list[str]  # what should be known of all of them: `of_another_scale`, by the first few
 
@@ -198,6 +199,7 @@ def predict_files(
             answers = progress_bar(answers, **how)
         answers = list(answers)
     rows = [answer for answer in answers if isinstance(answer, dict)]
+    labelled = [file for file, own in zip(files, answers, strict=True) if isinstance(own, dict)]
     problems = [answer for answer in answers if isinstance(answer, str)]
     if not rows:
         raise_all(problems, "the images")
@@ -205,4 +207,4 @@ def predict_files(
         write_rows(rows, out)
     for folder in filter(Path.is_dir, paths):
         problems += unread(folder.iterdir())
-    return Answers(rows, problems, of_another_scale(pitches, resize))
+    return Answers(rows, labelled, problems, of_another_scale(pitches, resize))

@@ -10,12 +10,14 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from base64 import b64decode
 from dataclasses import asdict, replace
 from unittest.mock import Mock
 
 import cv2
 import numpy as np
 import pytest
+from bs4 import BeautifulSoup
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -421,9 +423,41 @@ def test_images_of_one_name_are_told_apart_by_their_folders(whole, hands_folder,
     assert [row["filename"] for row in rows] == [str(twin) for twin in twins]
 
 
-def test_a_folder_as_out_is_refused_before_labelling(whole, hands_folder, tmp_path):
+def test_a_folder_as_out_is_refused_before_labelling(whole, hands_folder, tmp_path, capsys):
     with pytest.raises(Problem, match="is a folder; name a file in it"):
         predict_files([hands_folder / "test"], whole[2], tmp_path)
+    command = ["predict", str(hands_folder / "test"), "--out", str(tmp_path / "r.csv")]
+    assert main([*command, "--page", str(tmp_path)]) == 2
+    assert "is a folder" in capsys.readouterr().err and not (tmp_path / "r.csv").exists()
+
+
+@pytest.mark.parametrize(("most", "shown"), [(2, 2), (500, 3)])
+def test_the_page_shows_each_image_the_least_confident_first(
+    most, shown, whole, hands, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("digitlib.pages.MOST_SHOWN", most)
+    names = ["01_a.png", "02_&lt;b&gt;.png", "zz.png"]  # the last has no label
+    images = [hands.test[0].image, hands.train[1].image, hands.test[2].image]
+    for name, image in zip(names, images, strict=True):
+        cv2.imwrite(str(tmp_path / name), image)
+    (tmp_path / "broken.png").write_bytes(b"no image")  # in between, and on no page
+    out, page = tmp_path / "r.csv", tmp_path / "labels.html"
+    command = ["predict", str(tmp_path), "--model", str(whole[2]), "--sure", "1"]
+    assert main([*command, "--out", str(out), "--page", str(page)]) == 2
+    rows = read_result_csv(out).sort_values("confidence", kind="stable")[:shown]
+    soup = BeautifulSoup(page.read_text("utf-8"), "html.parser")
+    items = soup.find_all("li")
+    assert [item.img["alt"] for item in items] == rows["filename"].tolist()
+    assert [item.find(class_="label").text for item in items] == rows["predicted"].tolist()
+    assert all("not sure" in item.text for item in items)
+    for item in items:
+        code = item.img["src"].removeprefix("data:image/png;base64,")
+        picture = cv2.imdecode(np.frombuffer(b64decode(code), np.uint8), cv2.IMREAD_GRAYSCALE)
+        own = images[names.index(item.img["alt"])]
+        scale = min(240 / own.shape[0], 900 / own.shape[1])
+        small = cv2.resize(own, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        assert np.abs(np.subtract(picture.shape, small.shape)).max() <= 1
+        assert abs(picture.mean() - small.mean()) < 17  # it is this image
 
 
 def test_a_name_that_the_terminal_cannot_show_is_escaped(whole, hands_folder, tmp_path):
