@@ -23,7 +23,7 @@ from digitlib.parameters import setting_parameters, settled
 from digitlib.results import softmax
 from digitlib.settings import RANGES, Settings
 from digitlib.strips import ink
-from digitlib.variants import VARIANTS, Images, part_of, perturbed, whole
+from digitlib.variants import VARIANTS, Images, in_sixths, part_of, perturbed, whole
 
 LEAST_ROWS = 60  # px: what is left of a page above or below a band is dropped if it is lower
 # The files that results come from:
@@ -102,19 +102,22 @@ def cross_validate(
     run: int | None = None,
     height: int = 300,
     learn: Callable[[Dataset, Settings, Path], Label] = recipe,
+    sixths: bool = False,
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """(result table with columns fold, variant, part; probabilities (n, classes)), row by row.
 
-    Trains without a band of each page and labels what `perturbed` makes of those bands, in the
-    first ``run`` of ``folds`` (all if None). A finished fold stays in ``folder``, and counts as
-    done while settings, pages and code are the same. ``learn``: `recipe`, or another that gives
-    what labels images, such as `baseline.learn`. A setting ``text`` below 1 is a share of each
-    piece that the band leaves of a page. Raises Problem for pages that are too low.
+    Trains without a band of each page and labels what `perturbed` makes of those bands (with
+    ``sixths`` `in_sixths`), in the first ``run`` of ``folds`` (all if None). A finished fold stays
+    in ``folder``, and counts as done while settings, pages and code are the same. ``learn``:
+    `recipe`, or another that gives what labels images, such as `baseline.learn`. A setting ``text``
+    below 1 is a share of each piece that the band leaves of a page. Raises Problem for pages that
+    are too low.
     """
     tables, odds = [], [np.zeros((0, len(dataset.classes)), np.float32)]
+    images = in_sixths if sixths else perturbed
     for fold in range(folds if run is None else min(run, folds)):
         held, place = held_out(dataset, fold, folds, height), Path(folder) / f"fold{fold}"
-        table, shares = _answers(held, settings, place, perturbed, learn)
+        table, shares = _answers(held, settings, place, images, learn)
         tables.append(table.assign(fold=fold))
         odds.append(shares)
     empty = ["filename", "actual", "predicted", "confidence", "variant", "part", "fold"]
@@ -315,12 +318,14 @@ def ablated(
 ) -> pd.DataFrame:
     """A row a recipe of `changes`, and before them the one as it is, whose answers are ``base``.
 
-    Of the bands in all VARIANTS: bands and thirds, the accuracy of whole ones and of their thirds;
-    log_loss of thirds; and the difference to ``base`` on thirds, where there is room to see one,
-    with its 95 % interval over classes. ``how``: of `cross_validate`.
+    Of the bands in all VARIANTS: bands, thirds, sixths: the accuracy of whole ones and of their
+    parts; log_loss of sixths; and the difference to ``base`` on these, where there is room to see
+    one, with its 95 % interval over classes. ``how``: of `cross_validate`, as ``base`` was, with
+    sixths.
     """
     if not len(base[0]):
-        return pd.DataFrame(columns=["bands", "thirds", "log_loss", "difference", "low", "high"])
+        columns = "bands thirds sixths log_loss difference low high"
+        return pd.DataFrame(columns=columns.split())
     rows = {}
 
     def of(result: pd.DataFrame, part: str) -> pd.DataFrame:
@@ -330,14 +335,15 @@ def ablated(
     for name, recipe in {"as it is": settings, **recipes}.items():
         place, answers = Path(folder) / re.sub(r"[^A-Za-z0-9._]+", "-", name), base
         if recipe != settings:
-            answers = cross_validate(dataset, recipe, folds, place, **how)
-        thirds = of(answers[0], "third")
-        truth = np.array([dataset.classes.index(label) for label in thirds["actual"]])
-        gain = evaluate.compare(of(base[0], "third"), thirds, settings.seed)
+            answers = cross_validate(dataset, recipe, folds, place, sixths=True, **how)
+        sixths = of(answers[0], "sixth")
+        truth = np.array([dataset.classes.index(label) for label in sixths["actual"]])
+        gain = evaluate.compare(of(base[0], "sixth"), sixths, settings.seed)
         rows[name] = {
             "bands": evaluate.is_correct(of(answers[0], "whole")).mean(),
-            "thirds": gain["accuracy_b"],
-            "log_loss": log_loss(np.log(np.maximum(answers[1][thirds.index], 1e-12)), truth),
+            "thirds": evaluate.is_correct(of(answers[0], "third")).mean(),
+            "sixths": gain["accuracy_b"],
+            "log_loss": log_loss(np.log(np.maximum(answers[1][sixths.index], 1e-12)), truth),
             "difference": gain["difference"],
             "low": gain["difference_low"],
             "high": gain["difference_high"],

@@ -53,7 +53,7 @@ def variants_of_band(images: Mapping[str, np.ndarray]) -> Figure:
 
 @figure
 def accuracy_by_variant(table: pd.DataFrame) -> Figure:
-    """Accuracy and 95 % interval of each row of `folds.summary`: whole bands and thirds of them.
+    """Accuracy and 95 % interval of each row of `folds.summary`: whole bands and parts of them.
 
     Without the controls, beside which nothing else could be told apart.
     """
@@ -62,12 +62,13 @@ def accuracy_by_variant(table: pd.DataFrame) -> Figure:
         return nothing("No band is held out.")
     names = list(dict.fromkeys(table["variant"]))
     fig, axis = plt.subplots(figsize=(0.8 * WIDTH, 0.7 + 0.42 * len(names)))
-    for part, colour, shift in ("whole", RIGHT, -0.12), ("third", WRONG, 0.12):
+    looks = ("whole", RIGHT, -0.2), ("third", WRONG, 0), ("sixth", ACCENT, 0.2)
+    for part, colour, shift in looks:
         rows = table[table["part"] == part]
         if len(rows):
             spread = [rows["accuracy"] - rows["low"], rows["high"] - rows["accuracy"]]
             place = rows["variant"].map(names.index) + shift
-            label = {"whole": "whole band", "third": "a third of it"}[part]
+            label = "whole band" if part == "whole" else f"a {part} of it"
             axis.errorbar(
                 rows["accuracy"], place, xerr=np.maximum(spread, 0), fmt="o", color=colour,
                 label=label,
@@ -135,6 +136,6 @@ def ablation_figure(table: pd.DataFrame) -> Figure:
     axis.set_yticks(range(len(changed)), [shorten(name, 40) for name in changed.index])
     reach = max(0.02, 1.1 * changed[["low", "high"]].abs().to_numpy().max())
     axis.set(xlim=(-reach, reach), ylim=(len(changed) - 0.5, -0.5))
-    axis.set_xlabel("thirds right, difference to the recipe as it is (95 %, over classes)")
+    axis.set_xlabel("sixths right, difference to the recipe as it is (95 %, over classes)")
     axis.xaxis.set_major_formatter(PercentFormatter(1))
     return fig

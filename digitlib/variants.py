@@ -19,7 +19,9 @@ HELD_OUT = "as held out"  # the variant of a band in which nothing is changed
 CONTROLS = ERASED, OTHER = "writing erased", "other writing"
 PEN_SIGMA = 1.0  # px: blur that turns a step of the pen's edge into a slope
 LEAST_WRITTEN = 0.1  # of an equal share of the ink: less is no line, but tails of the one above
-Images = Iterator[tuple[tuple[str, str], list[Page]]]  # (variant, whole or third), its images
+Images = Iterator[
+    tuple[tuple[str, str], list[Page]]
+]  # (variant, whole, third or sixth), its images
 
 
 def part_of(page: Page, first: int, last: int, axis: int = 0) -> Page:
@@ -144,3 +146,13 @@ def perturbed(pages: list[Page]) -> Images:
         yield (name, "third"), [third for page in changed for third in written(parts(page, 3))]
     yield (ERASED, "whole"), [without_writing(page) for page in pages]
     yield (OTHER, "whole"), [with_other_writing(page, pages[0]) for page in pages]
+
+
+def in_sixths(pages: list[Page]) -> Images:
+    """What `perturbed` makes, and the halves of the thirds: on strips of three lines half a line,
+    on which good recipes miss enough to be told apart."""
+    for (name, part), images in perturbed(pages):
+        yield (name, part), images
+        if part == "third":
+            halves = [written(parts(third, 2, axis=1)) for third in images]
+            yield (name, "sixth"), [half for both in halves for half in both]

@@ -264,6 +264,20 @@ def test_every_image_is_made_once_under_its_own_name():
         assert len({p.path.name for p in made}) == len(made)
 
 
+def test_sixths_are_the_written_halves_of_thirds():
+    left = page(written(300, range(40, 280, 90)), "a")
+    left.image[100:200, left.image.shape[1] // 2 :] = 255  # half of its middle third is blank
+    images = dict(variants.in_sixths([left]))
+    plain = dict(variants.perturbed([left]))
+    assert {v for v, part in images if part == "sixth"} == set(variants.VARIANTS)
+    assert images.keys() - {(v, "sixth") for v in variants.VARIANTS} == plain.keys()
+    halves = images[variants.HELD_OUT, "sixth"]
+    assert len(halves) == 5 and len({p.path.name for p in halves}) == 5
+    thirds = images[variants.HELD_OUT, "third"]
+    assert np.array_equal(np.hstack([p.image for p in halves[:2]]), thirds[0].image)
+    assert np.array_equal(halves[2].image, thirds[1].image[:, : halves[2].image.shape[1]])
+
+
 # --- temperature and threshold ----------------------------------------------------------------
 
 
@@ -538,24 +552,27 @@ def test_where_no_answer_is_safe_none_is_sure():
 
 def test_ablation_compares_with_the_recipe_as_it_is(digits, quick, tmp_path, monkeypatch):
     def images(pages):
-        yield from as_held_out(pages, (variants.HELD_OUT, "larger"))
+        for (name, part), made in as_held_out(pages, (variants.HELD_OUT, "larger")):
+            yield (name, part), made
+            if part == "third":
+                yield (name, "sixth"), sum((variants.parts(p, 2, axis=1) for p in made), [])
         yield (variants.ERASED, "whole"), pages
 
     how = {"run": 1}
-    monkeypatch.setattr(folds, "perturbed", images)
-    base = folds.cross_validate(digits, quick, 3, tmp_path, **how)  # really trained, as the next
+    monkeypatch.setattr(folds, "in_sixths", images)
+    base = folds.cross_validate(digits, quick, 3, tmp_path, sixths=True, **how)  # really trained
     recipes = folds.changes("HEAD_RATE=0; SEED=1", quick)
     table = folds.ablated(digits, quick, recipes, base, 3, tmp_path, **how)
     assert table.index.tolist() == ["as it is", "HEAD_RATE=0", "SEED=1"]
     assert {path.name for path in tmp_path.iterdir()} == {"fold0", "HEAD_RATE-0"}  # SEED is 1
     assert (table.loc[["as it is", "SEED=1"], "difference"] == 0).all()
-    gain = table.loc["HEAD_RATE=0", "thirds"] - table.loc["as it is", "thirds"]
+    gain = table.loc["HEAD_RATE=0", "sixths"] - table.loc["as it is", "sixths"]
     assert table.loc["HEAD_RATE=0", "difference"] == pytest.approx(gain)
     summed = folds.summary(*base, digits.classes)
     like = summed[summed["variant"].isin(variants.VARIANTS)].groupby("part")[["images", "right"]]
     shares = like.sum()["right"] / like.sum()["images"]  # each image counts, not each variant
-    assert table.loc["as it is", ["bands", "thirds"]].tolist() == pytest.approx(
-        [shares["whole"], shares["third"]]
+    assert table.loc["as it is", ["bands", "thirds", "sixths"]].tolist() == pytest.approx(
+        shares[["whole", "third", "sixth"]].tolist()
     )
     assert pictures_of_folds.ablation_figure(table).axes
     whole = folds.summary(*base, digits.classes)
