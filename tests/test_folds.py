@@ -574,7 +574,11 @@ def test_ablation_compares_with_the_recipe_as_it_is(digits, quick, tmp_path, mon
     assert table.loc["as it is", ["bands", "thirds", "sixths"]].tolist() == pytest.approx(
         shares[["whole", "third", "sixth"]].tolist()
     )
-    assert pictures_of_folds.ablation_figure(table).axes
+    # In the picture the costliest comes first.
+    shown = table.assign(difference=[0, 0.1, -0.1], low=[0, 0, -0.2], high=[0, 0.2, 0])
+    (axis,) = pictures_of_folds.ablation_figure(shown).axes
+    assert [tick.get_text() for tick in axis.get_yticklabels()] == ["SEED=1", "HEAD_RATE=0"]
+    assert axis.get_xlim() == pytest.approx((-0.22, 0.22))
     whole = folds.summary(*base, digits.classes)
     assert pictures_of_folds.accuracy_by_variant(whole).axes
 
