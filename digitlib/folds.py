@@ -316,14 +316,15 @@ def ablated(
     folder: Path,
     **how,
 ) -> pd.DataFrame:
-    """A row a recipe of `changes`, and before them the one as it is, whose answers are ``base``.
+    """A row a recipe of `changes`, and before them the one as it is, whose answers are ``base``;
+    no row without ``recipes``.
 
     Of the bands in all VARIANTS: bands, thirds, sixths: the accuracy of whole ones and of their
     parts; log_loss of sixths; and the difference to ``base`` on these, where there is room to see
     one, with its 95 % interval over classes. ``how``: of `cross_validate`, as ``base`` was, with
     sixths.
     """
-    if not len(base[0]):
+    if not recipes or not len(base[0]):
         columns = "bands thirds sixths log_loss difference low high"
         return pd.DataFrame(columns=columns.split())
     rows = {}

@@ -511,6 +511,8 @@ def test_no_fold_gives_empty_tables_that_all_else_takes(digits, quick, tmp_path)
     assert len(table) == 0 and "temperature" in table
     none = folds.ablated(digits, quick, {"one": quick}, (result, odds), 3, tmp_path)
     assert len(none) == 0
+    whole = pd.DataFrame({"variant": [variants.HELD_OUT], "part": "whole"})  # and no sixths
+    assert len(folds.ablated(digits, quick, {}, (whole, odds), 3, tmp_path)) == 0
     pictures_of_folds.accuracy_by_variant(table)
     pictures_of_folds.ablation_figure(none)
     pictures_of_folds.variants_of_band({})
