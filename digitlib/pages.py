@@ -216,7 +216,7 @@ def run_row(folder: Path) -> dict[str, Any]:
 
 
 def write_labels(
-    rows: Sequence[Mapping[str, Any]], files: Sequence[Path], resize: float, model: str, out: Path
+    rows: Sequence[dict[str, Any]], files: Sequence[Path], resize: float, model: str, out: Path
 ) -> Path:
     """``out``: a picture of each of ``files``, read as `read_page` does, with what its one of
     ``rows`` (`results.result_rows`) says; the least confident first, of MOST_SHOWN."""

@@ -19,9 +19,8 @@ HELD_OUT = "as held out"  # the variant of a band in which nothing is changed
 CONTROLS = ERASED, OTHER = "writing erased", "other writing"
 PEN_SIGMA = 1.0  # px: blur that turns a step of the pen's edge into a slope
 LEAST_WRITTEN = 0.1  # of an equal share of the ink: less is no line, but tails of the one above
-Images = Iterator[
-    tuple[tuple[str, str], list[Page]]
-]  # (variant, whole, third or sixth), its images
+# Variant; whole, third or sixth; and the images of both.
+Images = Iterator[tuple[tuple[str, str], list[Page]]]
 
 
 def part_of(page: Page, first: int, last: int, axis: int = 0) -> Page:
