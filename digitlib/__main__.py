@@ -142,18 +142,17 @@ def predict(args: argparse.Namespace) -> int:
 
     _refuse_missing(args.images)
     model = find(args.model or DEFAULT)
-    classes, settings, about = read_card(model)
+    classes, _, about = read_card(model)
     known = about.get("data", f"{len(classes)} classes, {classes[0]} to {classes[-1]}")
     print(f"model: {args.model or DEFAULT} ({printable(known)})", file=sys.stderr)
     from digitlib.dataset import raise_all
-    from digitlib.predict import chosen, predict_files
+    from digitlib.predict import chosen, predict_files, refuse_folder
 
+    refuse_folder("--page", args.page, "labels.html")
     if chosen(args.engine, model) == "keras":
         with quiet_start():
             import keras  # noqa: F401
 
-    if args.page and args.page.is_dir():
-        raise Problem(f"--page {args.page}: is a folder; name a file in it, such as labels.html")
     answers = predict_files(args.images, model, args.out, args.engine, args.sure, args.resize)
     for note in answers.notes:
         print(f"note: {note}", file=sys.stderr)
@@ -170,9 +169,7 @@ def predict(args: argparse.Namespace) -> int:
     if args.page:
         from digitlib.pages import write_labels
 
-        resize = settings.resize if args.resize is None else args.resize
-        name = args.model or DEFAULT
-        write_labels(rows, answers.files, resize, name, args.page)
+        write_labels(answers, args.model or DEFAULT, args.page)
         print(f"open {args.page}", file=sys.stderr)
     raise_all(answers.problems, "not labelled")
     return 0

@@ -12,11 +12,14 @@ from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 import digitlib
 from digitlib import progress_bar, whole_file
+
+if TYPE_CHECKING:
+    from digitlib.predict import Answers
 
 MOST_JSON = 2**26  # bytes
 MOST_SHOWN = 500  # labelled images on a page,
@@ -215,26 +218,23 @@ def run_row(folder: Path) -> dict[str, Any]:
     }
 
 
-def write_labels(
-    rows: Sequence[dict[str, Any]], files: Sequence[Path], resize: float, model: str, out: Path
-) -> Path:
-    """``out``: a picture of each of ``files``, read as `read_page` does, with what its one of
-    ``rows`` (`results.result_rows`) says; the least confident first, of MOST_SHOWN."""
+def write_labels(answers: "Answers", model: str, out: Path) -> Path:
+    """``out``: a picture of each labelled image, as it is read, with what ``answers`` say of it;
+    the least confident first, of MOST_SHOWN."""
     import cv2
 
     from digitlib.dataset import read_page
 
-    order = sorted(range(len(rows)), key=lambda i: rows[i]["confidence"])[:MOST_SHOWN]
-    shown = []
-    for i in progress_bar(order, desc="pictures", unit="image"):
-        image = read_page(files[i], resize).image
+    both = zip(answers.rows, answers.files, strict=True)
+    first, shown = sorted(both, key=lambda own: own[0]["confidence"])[:MOST_SHOWN], []
+    for row, file in progress_bar(first, desc="pictures", unit="image"):
+        image = read_page(file, answers.resize).image
         scale = min(1, *(most / side for most, side in zip(PICTURE, image.shape, strict=True)))
         size = [max(1, round(side * scale)) for side in image.shape[::-1]]
         small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
         png = cv2.imencode(".png", small // 17 * 17)[1]  # 16 levels: a third of the bytes
-        shown.append(rows[i] | {"picture": b64encode(png).decode()})
-    about = {"model": model, "images": len(rows), "rows": shown}
-    return render("labels.html.j2", out, **about)
+        shown.append(row | {"picture": b64encode(png).decode()})
+    return render("labels.html.j2", out, model=model, images=len(answers.rows), rows=shown)
 
 
 def write_index() -> Path:

@@ -129,9 +129,16 @@ class Answers:
     """What `predict_files` says of images."""
 
     rows: list[dict]  # of `results.result_rows`, for each image that could be read
-    files: list[Path]  # those images
+    files: list[Path]  # those images,
+    resize: float  # read so many times as large
     problems: list[str]  # what is wrong with the others
     notes: list[str]  # what should be known of all of them: `of_another_scale`, by the first few
+
+
+def refuse_folder(option: str, path: Path | None, name: str) -> None:
+    """Raise Problem for a folder where a file is to be written; ``name``: what it could be."""
+    if path and path.is_dir():
+        raise Problem(f"{option} {path}: is a folder; name a file in it, such as {path / name}")
 
 
 def predict_files(
@@ -151,8 +158,7 @@ def predict_files(
     """
     paths = list(paths)
     files = image_files(paths)
-    if out and out.is_dir():
-        raise Problem(f"--out {out}: is a folder; name a file in it, such as {out / 'result.csv'}")
+    refuse_folder("--out", out, "result.csv")
     classes, settings, about = read_card(model)
     sure = sure_from(about) if sure is None else sure
     resize = settings.resize if resize is None else resize
@@ -207,4 +213,4 @@ def predict_files(
         write_rows(rows, out)
     for folder in filter(Path.is_dir, paths):
         problems += unread(folder.iterdir())
-    return Answers(rows, labelled, problems, of_another_scale(pitches, resize))
+    return Answers(rows, labelled, resize, problems, of_another_scale(pitches, resize))

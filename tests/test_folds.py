@@ -554,14 +554,11 @@ def test_where_no_answer_is_safe_none_is_sure():
 
 def test_ablation_compares_with_the_recipe_as_it_is(digits, quick, tmp_path, monkeypatch):
     def images(pages):
-        for (name, part), made in as_held_out(pages, (variants.HELD_OUT, "larger")):
-            yield (name, part), made
-            if part == "third":
-                yield (name, "sixth"), sum((variants.parts(p, 2, axis=1) for p in made), [])
+        yield from as_held_out(pages, (variants.HELD_OUT, "larger"))
         yield (variants.ERASED, "whole"), pages
 
     how = {"run": 1}
-    monkeypatch.setattr(folds, "in_sixths", images)
+    monkeypatch.setattr(variants, "perturbed", images)  # of which `in_sixths` makes more
     base = folds.cross_validate(digits, quick, 3, tmp_path, sixths=True, **how)  # really trained
     recipes = folds.changes("HEAD_RATE=0; SEED=1", quick)
     table = folds.ablated(digits, quick, recipes, base, 3, tmp_path, **how)
